@@ -1,0 +1,62 @@
+//! The command line: one file per subcommand, all after the contract in the README.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod boards;
+mod demo;
+mod embed;
+mod eval;
+mod inspect;
+mod pack;
+mod prune;
+mod pull;
+mod run;
+mod tokenize;
+
+/// Group-sparse BERT encoders on small devices: prune, pack, run.
+#[derive(Debug, Parser)]
+#[command(name = "grouse", version, about, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Pull(pull::Args),
+    Prune(prune::Args),
+    Pack(pack::Args),
+    Inspect(inspect::Args),
+    Tokenize(tokenize::Args),
+    Embed(embed::Args),
+    Eval(eval::Args),
+    Boards(boards::Args),
+    Run(run::Args),
+    Demo(demo::Args),
+}
+
+/// Parses the arguments, runs the command and turns its error into text and exit code 1.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Pull(args) => pull::run(args),
+        Command::Prune(args) => prune::run(args),
+        Command::Pack(args) => pack::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Tokenize(args) => tokenize::run(args),
+        Command::Embed(args) => embed::run(args),
+        Command::Eval(args) => eval::run(args),
+        Command::Boards(args) => boards::run(args),
+        Command::Run(args) => run::run(args),
+        Command::Demo(args) => demo::run(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{:?}", miette::Report::new(error));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Benchmarks: STS pairs, Spearman and Pearson.

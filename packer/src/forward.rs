@@ -1,0 +1,1 @@
+//! The dense forward pass in f32 that calibration listens to.

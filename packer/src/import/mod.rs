@@ -1,0 +1,1 @@
+//! Reads a Hugging Face directory into a dense model.

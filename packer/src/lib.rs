@@ -1,0 +1,22 @@
+//! The host side of Grouse: a Hugging Face BERT directory becomes a pruned, quantized, packed
+//! file.
+//!
+//! Data flows one way: [`import`] → [`model`] → [`calibrate`] → [`prune`] → [`quantize`] →
+//! [`pack`]. [`eval`] measures what came out; the program `grouse` is [`cli`].
+
+#![forbid(unsafe_code)]
+
+pub mod calibrate;
+pub mod cli;
+pub mod error;
+pub mod eval;
+pub mod forward;
+pub mod import;
+pub mod model;
+pub mod pack;
+pub mod progress;
+pub mod prune;
+pub mod pull;
+pub mod quantize;
+
+pub use error::{Error, Result};

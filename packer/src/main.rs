@@ -1,0 +1,5 @@
+//! The program `grouse`.
+
+fn main() -> std::process::ExitCode {
+    grouse::cli::main()
+}

@@ -1,0 +1,1 @@
+//! Writes a model into one file of format v1.

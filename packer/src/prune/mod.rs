@@ -1,0 +1,1 @@
+//! Prunes the encoder into weight groups (PGB) and refits what is kept.

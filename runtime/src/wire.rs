@@ -1,0 +1,1 @@
+//! The framed protocol between a host and a board.
