@@ -1,0 +1,195 @@
+//! Errors of boards: each names its cause and its remedy.
+
+/// Why a board was refused or failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No board has this id.
+    #[error("there is no board called {id:?}")]
+    UnknownBoard {
+        /// The name given.
+        id: String,
+        /// The known names.
+        known: String,
+    },
+    /// An entry of the catalogue does not parse.
+    #[error("catalogue entry {id}: {what}")]
+    Catalogue {
+        /// The board.
+        id: String,
+        /// The parser's words.
+        what: String,
+    },
+    /// A file or a child process could not be used.
+    #[error("cannot {action}: {source}")]
+    Io {
+        /// What was tried.
+        action: String,
+        /// The system's word.
+        source: std::io::Error,
+    },
+    /// Something that must be on this machine is not.
+    #[error("{what}")]
+    Missing {
+        /// What is missing.
+        what: String,
+        /// How to get it.
+        remedy: String,
+    },
+    /// The firmware did not build.
+    #[error("the firmware for {board} does not build: {what}")]
+    Build {
+        /// The board.
+        board: String,
+        /// Cargo's words.
+        what: String,
+    },
+    /// A file is not firmware for the board.
+    #[error("{path} is not firmware for a board: {what}")]
+    Elf {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// The model is longer than the board's model region.
+    #[error(
+        "the model does not fit {board}: {needed} bytes needed, {available} bytes in its model region"
+    )]
+    ModelTooLong {
+        /// The board.
+        board: String,
+        /// Length of the model.
+        needed: u64,
+        /// Bytes of the region.
+        available: u64,
+    },
+    /// The arena is too small for the length asked for.
+    #[error(
+        "{board} is too small for {tokens} tokens: {needed} arena bytes needed, {available} available"
+    )]
+    Arena {
+        /// The board.
+        board: String,
+        /// Tokens asked for.
+        tokens: u32,
+        /// Arena bytes needed.
+        needed: u32,
+        /// Arena bytes there.
+        available: u32,
+        /// Most tokens that fit, 0 when none do.
+        longest: u32,
+    },
+    /// A text is longer than the board's buffer.
+    #[error("the text is too long for {board}: {needed} bytes, it takes {limit}")]
+    TextTooLong {
+        /// The board.
+        board: String,
+        /// Bytes of the text.
+        needed: u64,
+        /// Bytes of the buffer.
+        limit: u32,
+    },
+    /// The board's firmware has no such backend.
+    #[error("{board} has no backend called {name:?}")]
+    UnknownBackend {
+        /// The board.
+        board: String,
+        /// The name given.
+        name: String,
+        /// The names there are.
+        known: String,
+    },
+    /// The board's runtime refused the model or the text.
+    #[error("{board}: {what}")]
+    Refused {
+        /// The board.
+        board: String,
+        /// The refusal in words.
+        what: String,
+        /// Number of the runtime's error, 0 for refusals of the firmware.
+        code: u16,
+    },
+    /// The firmware failed.
+    #[error("the firmware on {board} failed: {what}")]
+    Fault {
+        /// The board.
+        board: String,
+        /// The report in words.
+        what: String,
+    },
+    /// The board did not answer in time.
+    #[error("{board} did not answer within {seconds} s{said}")]
+    Timeout {
+        /// The board.
+        board: String,
+        /// Time waited.
+        seconds: u64,
+        /// What the emulator said meanwhile.
+        said: String,
+    },
+    /// The emulator ended.
+    #[error("the emulator of {board} ended{said}")]
+    Ended {
+        /// The board.
+        board: String,
+        /// What it said.
+        said: String,
+    },
+    /// The board said something that does not belong here.
+    #[error("{board} gave an answer that makes no sense: {what}")]
+    Protocol {
+        /// The board.
+        board: String,
+        /// What is wrong.
+        what: String,
+    },
+}
+
+impl Error {
+    /// What to do about it.
+    pub fn remedy(&self) -> String {
+        match self {
+            Self::UnknownBoard { known, .. } => format!("the known boards are: {known}"),
+            Self::Catalogue { .. } => "correct the file in boards/catalogue".into(),
+            Self::Io { .. } => "see the system's message".into(),
+            Self::Missing { remedy, .. } => remedy.clone(),
+            Self::Build { .. } => "see cargo's messages above".into(),
+            Self::Elf { .. } => "build it in the firmware folder, or leave out --firmware".into(),
+            Self::ModelTooLong { .. } => {
+                "prune to a lower density, pack with smaller weights or embeddings, or choose a \
+                 larger board (`grouse boards`)"
+                    .into()
+            }
+            Self::Arena { longest: 0, .. } => {
+                "no length fits; choose a smaller model or a larger board (`grouse boards`)".into()
+            }
+            Self::Arena { longest, .. } => {
+                format!("at most {longest} tokens fit: add `--tokens {longest}`")
+            }
+            Self::TextTooLong { .. } => "split the text".into(),
+            Self::UnknownBackend { known, .. } => format!("it has: {known}"),
+            Self::Refused { .. } => "the message says what to do".into(),
+            Self::Fault { .. } => {
+                "this is a defect of the firmware; run again with --log and report it".into()
+            }
+            Self::Timeout { .. } => {
+                "give it more time (--timeout), or run again with --log to see how far it got".into()
+            }
+            Self::Ended { .. } => "see what it said; run again with --log".into(),
+            Self::Protocol { .. } => {
+                "host and firmware are of different versions; build both from one source".into()
+            }
+        }
+    }
+
+    /// For `map_err` on a file or process operation.
+    #[cfg(feature = "runner")]
+    pub(crate) fn io(action: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        let action = action.into();
+        move |source| Self::Io { action, source }
+    }
+}
+
+/// Result of this crate's functions.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,126 @@
+//! The model made ready: tokenizer, encoder and what the host is told about them.
+
+use grouse_runtime::encoder::Encoder;
+use grouse_runtime::format::MAX_TOKENS;
+use grouse_runtime::kernels::{self, Backend};
+use grouse_runtime::plan::Plan;
+use grouse_runtime::tokenizer::Tokenizer;
+use grouse_runtime::view::Model;
+use grouse_runtime::wire::{Info, Refusal, RuntimeError};
+use grouse_runtime::{Error, Result};
+
+use crate::board::{ARENA_BYTES, BOARD_ID, Counter};
+use crate::serve::TEXT_BYTES;
+
+/// Widest embedding that this firmware has room for.
+pub const MAX_HIDDEN: usize = 4096;
+
+/// What a host wants prepared.
+pub struct Hello {
+    /// Id of the request, for the answer.
+    pub id: u16,
+    /// Most tokens of one text; 0 = as many as the model knows.
+    pub max_tokens: usize,
+    /// The backend; `None` when the name is unknown.
+    pub backend: Option<&'static dyn Backend>,
+}
+
+/// A model ready to run.
+pub struct Engine<'m, 'a> {
+    model: &'m Model<'static>,
+    tokenizer: Tokenizer<'static>,
+    encoder: Encoder<'static, 'a>,
+    max_tokens: usize,
+}
+
+/// How a text went.
+pub struct Run {
+    /// Number of ids.
+    pub tokens: usize,
+    /// The text was cut.
+    pub truncated: bool,
+    /// Ticks from text to ids.
+    pub tokenize_ticks: u64,
+    /// Ticks from text to the end.
+    pub ticks: u64,
+}
+
+impl<'m, 'a> Engine<'m, 'a> {
+    /// Prepares `model` as `hello` asks.
+    pub fn new(
+        model: &'m Model<'static>,
+        hello: &Hello,
+        arena: &'a mut [u8],
+    ) -> core::result::Result<Self, Refusal<'static>> {
+        let refuse = |error| Refusal::Runtime(RuntimeError::new(&error));
+        let backend = hello.backend.ok_or(Refusal::UnknownBackend { known: "" })?;
+        let hidden = model.arch().hidden_size as usize;
+        if hidden > MAX_HIDDEN {
+            return Err(refuse(Error::OutputLength { needed: hidden, available: MAX_HIDDEN }));
+        }
+        let most = (model.arch().max_tokens as usize).min(MAX_TOKENS);
+        let max_tokens = if hello.max_tokens == 0 { most } else { hello.max_tokens };
+        let plan = Plan::new(model, max_tokens).map_err(refuse)?;
+        if plan.arena_bytes() > arena.len() {
+            let longest = Plan::longest(model, arena.len()).map_err(refuse)?;
+            return Err(Refusal::Arena {
+                tokens: max_tokens as u32,
+                needed: plan.arena_bytes() as u32,
+                available: arena.len() as u32,
+                longest: longest.map_or(0, |plan| plan.tokens as u32),
+            });
+        }
+        let tokenizer = model.tokenizer();
+        let encoder = Encoder::new(model, backend, arena, max_tokens).map_err(refuse)?;
+        Ok(Self { model, tokenizer, encoder, max_tokens })
+    }
+
+    /// What the host is told.
+    pub fn info(&self) -> Info<'static> {
+        let arch = self.model.arch();
+        Info {
+            board: BOARD_ID,
+            firmware: env!("CARGO_PKG_VERSION"),
+            backend: self.encoder.backend().name(),
+            model_bytes: self.model.bytes().len() as u32,
+            hidden_size: arch.hidden_size,
+            layers: arch.layers,
+            vocab_size: arch.vocab_size,
+            model_tokens: arch.max_tokens,
+            max_tokens: self.max_tokens as u32,
+            arena_bytes: self.encoder.plan().arena_bytes() as u32,
+            arena_available: ARENA_BYTES as u32,
+            text_limit: TEXT_BYTES as u32,
+        }
+    }
+
+    /// Values of an embedding.
+    pub fn hidden_size(&self) -> usize {
+        self.model.arch().hidden_size as usize
+    }
+
+    /// Turns a text into ids and, when `values` are given, into an embedding of
+    /// [`Engine::hidden_size`].
+    ///
+    /// # Errors
+    /// The runtime's.
+    pub fn run(&mut self, text: &[u8], ids: &mut [u32], values: Option<&mut [f32]>) -> Result<Run> {
+        let most = self.max_tokens.min(ids.len());
+        let ids = ids.get_mut(..most).unwrap_or_default();
+        let start = Counter::ticks();
+        let text = core::str::from_utf8(text)
+            .map_err(|e| Error::InvalidUtf8 { offset: e.valid_up_to() })?;
+        let encoded = self.tokenizer.encode(text, ids)?;
+        let tokenize_ticks = Counter::ticks() - start;
+        let (tokens, truncated) = (encoded.tokens, encoded.truncated);
+        if let Some(values) = values {
+            self.encoder.embed(ids.get(..tokens).unwrap_or_default(), values)?;
+        }
+        Ok(Run { tokens, truncated, tokenize_ticks, ticks: Counter::ticks() - start })
+    }
+}
+
+/// The backend called `name`; the empty name is the default's.
+pub fn backend(name: &str) -> Option<&'static dyn Backend> {
+    if name.is_empty() { Some(kernels::default()) } else { kernels::by_name(name) }
+}

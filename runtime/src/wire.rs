@@ -1,1 +1,0 @@
-//! The framed protocol between a host and a board.
