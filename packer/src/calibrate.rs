@@ -18,6 +18,8 @@ pub mod moments;
 pub const SENTENCES: usize = 2_000;
 /// Fewer sentences than this say nothing about a model's inputs.
 const FEWEST: usize = 16;
+/// How often the built-in sentences are repeated beside a long file at most.
+const MOST_REPEATS: usize = 4;
 /// Rows of real inputs kept by [`collect`].
 const SAMPLES: usize = 1_024;
 /// Tokens that [`collect`] pushes through the model at once.
@@ -46,6 +48,34 @@ pub struct InputStats {
 pub struct LayerStats {
     /// Input of query, key and value; of attention output; of feed-forward up; of feed-forward down.
     pub inputs: [InputStats; 4],
+}
+
+/// As [`sentences`], but a file's sentences are joined by the built-in ones, repeated until they
+/// make up about half of the tokens.
+///
+/// Pruning fits the weights to the text. A narrow text alone costs more on every other text than
+/// it gains on its own (`docs/pruning.md`).
+///
+/// # Errors
+///
+/// As [`sentences`].
+pub fn anchored_sentences(
+    model: &DenseModel,
+    file: Option<&Path>,
+    limit: usize,
+) -> Result<Vec<Vec<u32>>> {
+    let anchor = sentences(model, None, usize::MAX)?;
+    if file.is_none() {
+        return Ok(anchor);
+    }
+    let mut all = sentences(model, file, limit)?;
+    let tokens = |list: &[Vec<u32>]| list.iter().map(Vec::len).sum::<usize>();
+    // More repeats would only cost time: the file's own part has fallen to a half before.
+    let repeats = (tokens(&all) / tokens(&anchor).max(1)).clamp(1, MOST_REPEATS);
+    for _ in 0..repeats {
+        all.extend_from_slice(&anchor);
+    }
+    Ok(all)
 }
 
 /// Token ids of calibration sentences: of `file` (plain text, a sentence a line), else of the
@@ -215,5 +245,47 @@ impl Sum {
             second_moment: Matrix { rows: cols, cols, data },
             samples: Matrix { rows: self.samples.len() / cols.max(1), cols, data: self.samples },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_built_in_sentences_are_plain_and_different() {
+        let lines: Vec<&str> = BUILT_IN.lines().collect();
+        assert!(lines.len() >= 400);
+        let mut sorted = lines.clone();
+        sorted.sort_unstable();
+        sorted.dedup();
+        assert_eq!(sorted.len(), lines.len());
+        assert!(lines.iter().all(|line| !line.is_empty() && line.trim() == *line));
+    }
+
+    #[test]
+    fn lines_are_spread_over_the_whole_file() {
+        let names: Vec<String> = (0..1_000).map(|i| i.to_string()).collect();
+        let lines: Vec<&str> = names.iter().map(String::as_str).collect();
+        let some = spread(&lines, 10);
+        assert_eq!(some, spread(&lines, 10));
+        for (part, line) in some.iter().enumerate() {
+            let number: usize = line.parse().unwrap();
+            assert_eq!(number / 100, part);
+        }
+        assert_eq!(spread(&lines, 5_000), lines);
+    }
+
+    #[test]
+    fn files_that_are_not_text_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        for bytes in [&b"a\0b"[..], &b"caf\xe9\n"[..]] {
+            std::fs::write(&path, bytes).unwrap();
+            assert!(read_text(&path).is_err());
+        }
+        std::fs::write(&path, "café\n").unwrap();
+        assert_eq!(read_text(&path).unwrap(), "café\n");
+        assert!(read_text(dir.path()).is_err());
     }
 }

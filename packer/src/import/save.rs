@@ -123,7 +123,9 @@ fn write_weights(model: &DenseModel, source: &Path, to: &Path, converted: &mut b
         .collect::<Result<Vec<_>>>()?;
     // transformers refuses a file without this entry.
     let format = [("format".to_string(), "pt".to_string())].into();
-    safetensors::serialize_to_file(views, Some(format), to).map_err(bad)
+    // Not `serialize_to_file`: its file is readable by its owner only.
+    let bytes = safetensors::serialize(views, Some(format)).map_err(bad)?;
+    std::fs::write(to, bytes).map_err(Error::io("write", to))
 }
 
 /// Full tensor name → values, for everything that pruning changes.

@@ -1,0 +1,93 @@
+//! Least squares on kept inputs: one Cholesky factor per set of inputs.
+
+use faer::dyn_stack::{MemBuffer, MemStack};
+use faer::linalg::cholesky::llt::factor::{
+    LltParams, cholesky_in_place, cholesky_in_place_scratch,
+};
+use faer::linalg::matmul::matmul;
+use faer::linalg::triangular_solve::{
+    solve_lower_triangular_in_place, solve_upper_triangular_in_place,
+};
+use faer::{Accum, Mat, MatRef, Par, Spec};
+
+use crate::{Error, Result};
+
+/// `L` with `L Lᵀ = C[K,K] + λI`.
+pub struct Factor {
+    lower: Mat<f64>,
+}
+
+impl Factor {
+    /// Factors the sub-matrix of `moment` at `kept`, with `lambda` added to its diagonal.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Input`] when the matrix is not positive definite: the inputs are not finite.
+    pub fn new(moment: MatRef<'_, f64>, kept: &[usize], lambda: f64) -> Result<Self> {
+        let n = kept.len();
+        let mut lower = Mat::from_fn(n, n, |i, j| moment[(kept[i], kept[j])]);
+        let mut buffer =
+            MemBuffer::new(cholesky_in_place_scratch::<f64>(n, Par::Seq, Spec::default()));
+        // A direction that the text never used has no energy; twice the ridge settles it.
+        for i in 0..n {
+            lower[(i, i)] += lambda.max(f64::MIN_POSITIVE);
+        }
+        cholesky_in_place(
+            lower.as_mut(),
+            Default::default(),
+            Par::Seq,
+            MemStack::new(&mut buffer),
+            Spec::<LltParams, f64>::default(),
+        )
+        .map_err(|_| {
+            Error::input(
+                format!("the calibration statistics of {n} inputs are not positive definite"),
+                "use more, or more varied, calibration text",
+            )
+        })?;
+        Ok(Self { lower })
+    }
+
+    /// `X` with `X (C[K,K] + λI) = rhs`, rows on their own: `[rows][kept]`.
+    pub fn solve_rows(&self, rhs: Mat<f64>) -> Mat<f64> {
+        let mut columns = rhs.transpose().to_owned();
+        solve_lower_triangular_in_place(self.lower.as_ref(), columns.as_mut(), Par::Seq);
+        solve_upper_triangular_in_place(
+            self.lower.as_ref().transpose(),
+            columns.as_mut(),
+            Par::Seq,
+        );
+        columns.transpose().to_owned()
+    }
+
+    /// `L⁻¹ rhs`, `[kept][columns]`: the squared length of a column is what the kept inputs
+    /// explain of it.
+    pub fn whiten(&self, mut rhs: Mat<f64>) -> Mat<f64> {
+        solve_lower_triangular_in_place(self.lower.as_ref(), rhs.as_mut(), Par::Seq);
+        rhs
+    }
+
+    /// Diagonal of `(C[K,K] + λI)⁻¹`.
+    pub fn inverse_diagonal(&self) -> Vec<f64> {
+        let n = self.lower.nrows();
+        let inverse = self.whiten(Mat::identity(n, n));
+        (0..n).map(|j| column_energy(&inverse, j)).collect()
+    }
+}
+
+/// Squared length of column `j`.
+pub fn column_energy(matrix: &Mat<f64>, j: usize) -> f64 {
+    matrix.col_as_slice(j).iter().map(|v| v * v).sum()
+}
+
+/// `a b` on this thread.
+pub fn product(a: MatRef<'_, f64>, b: MatRef<'_, f64>) -> Mat<f64> {
+    let mut out = Mat::zeros(a.nrows(), b.ncols());
+    matmul(out.as_mut(), Accum::Replace, a, b, 1.0, Par::Seq);
+    out
+}
+
+/// The sub-matrix of the given rows and columns.
+pub fn pick(from: MatRef<'_, f64>, rows: &[usize], cols: &[usize]) -> Mat<f64> {
+    Mat::from_fn(rows.len(), cols.len(), |i, j| from[(rows[i], cols[j])])
+}
