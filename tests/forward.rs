@@ -15,6 +15,8 @@ const BOUND: f32 = 1e-4;
 
 fn candle(dir: &Path) -> BertModel {
     let config = std::fs::read_to_string(dir.join("config.json")).unwrap();
+    // candle has its own name for the tanh approximation.
+    let config = config.replace("gelu_new", "geluapproximate");
     let config: Config = serde_json::from_str(&config).unwrap();
     let bytes = std::fs::read(dir.join("model.safetensors")).unwrap();
     let weights = VarBuilder::from_buffered_safetensors(bytes, DType::F32, &Device::Cpu).unwrap();

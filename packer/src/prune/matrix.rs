@@ -13,8 +13,11 @@ use super::{Named, Options, refit};
 use crate::calibrate::InputStats;
 use crate::{Error, Result};
 
-/// Ridge on the second moment, as a part of its mean diagonal.
-const RIDGE: f64 = 0.01;
+/// Ridge on the second moment, as a part of its mean diagonal: keeps the factorization sound.
+const RIDGE: f64 = 0.001;
+/// Noise that every input is taken to have, as a part of its own variance. Inputs of other texts,
+/// and those that come out of a pruned layer below, differ from the calibration's by as much.
+const NOISE: f64 = 0.1;
 /// Random starts of the search by importance.
 const STARTS: usize = 2;
 /// Rounds of the search by the true error.
@@ -38,11 +41,13 @@ pub fn prune(
     let moment = Mat::from_fn(cols, cols, |i, j| {
         f64::from(input.second_moment.data[i * cols + j]) - mean[i] * mean[j]
     });
-    let target = product(weights.as_ref(), moment.as_ref());
+    let noisy =
+        Mat::from_fn(cols, cols, |i, j| moment[(i, j)] * if i == j { 1.0 + NOISE } else { 1.0 });
+    let target = product(weights.as_ref(), noisy.as_ref());
     let diagonal = (0..cols).map(|j| moment[(j, j)]).sum::<f64>() / cols as f64;
     // An input that never moves leaves a diagonal of 0; the factorization needs more.
     let lambda = (RIDGE * diagonal).max(1e-12);
-    let problem = Problem { moment: moment.as_ref(), target: target.as_ref(), lambda };
+    let problem = Problem { moment: noisy.as_ref(), target: target.as_ref(), lambda };
 
     let sizes = Sizes::new(rows, cols, options.density, options.group_count(), options.shared);
     let importance =
@@ -53,7 +58,7 @@ pub fn prune(
     let new = refit::refit(&problem, &weights, &groups)?;
 
     let loss = lost(&new, &weights, moment.as_ref());
-    let all = energy(&weights, target.as_ref());
+    let all = energy(&weights, product(weights.as_ref(), moment.as_ref()).as_ref());
     unstack(linears, &new, &weights, &mean, &groups);
     let kept = linears.iter().map(|(_, linear)| linear.weight.nonzeros()).sum();
     Ok(MatrixReport {
