@@ -5,8 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 
 /// Ids and files of all boards.
-const FILES: &[(&str, &str)] =
-    &[("mps3-an547", include_str!("../catalogue/mps3-an547.toml"))];
+const FILES: &[(&str, &str)] = &[("mps3-an547", include_str!("../catalogue/mps3-an547.toml"))];
 
 /// A board: its core, its memory, its devices and how to start it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,6 +102,12 @@ pub struct Counter {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Qemu {
+    /// The program.
+    pub program: String,
+    /// The Debian package that brings it.
+    pub package: String,
+    /// First version (major, minor) that knows the machine.
+    pub since: (u32, u32),
     /// QEMU's name of the machine.
     pub machine: String,
     /// Further arguments.
@@ -160,13 +165,16 @@ mod tests {
             for (i, (name, a)) in regions.iter().enumerate() {
                 let end = u64::from(a.origin) + u64::from(a.length);
                 assert!(a.length > 0 && end <= 1 << 32, "{id}: {name}");
+                assert!(a.length <= i32::MAX as u32, "{id}: {name} is too long for a slice");
                 for (other, b) in &regions[i + 1..] {
                     let apart = end <= b.origin.into()
                         || u64::from(b.origin) + u64::from(b.length) <= a.origin.into();
                     assert!(apart, "{id}: {name} and {other} overlap");
                 }
             }
-            assert!(board.stack_bytes % 8 == 0 && board.stack_bytes < board.regions.ram.length.into());
+            assert!(
+                board.stack_bytes % 8 == 0 && board.stack_bytes < board.regions.ram.length.into()
+            );
             let ticks_per_second_of_work = board.counter.hz * board.qemu.ns_per_instruction;
             assert!(ticks_per_second_of_work >= 2_000_000_000, "{id}: counts would not be exact");
         }

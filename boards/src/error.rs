@@ -174,7 +174,8 @@ impl Error {
                 "this is a defect of the firmware; run again with --log and report it".into()
             }
             Self::Timeout { .. } => {
-                "give it more time (--timeout), or run again with --log to see how far it got".into()
+                "give it more time (--timeout), or run again with --log to see how far it got"
+                    .into()
             }
             Self::Ended { .. } => "see what it said; run again with --log".into(),
             Self::Protocol { .. } => {

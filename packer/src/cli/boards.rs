@@ -1,12 +1,46 @@
 //! `grouse boards`.
 
-use crate::Result;
+use std::io::Write;
+
+use grouse_boards::Board;
+use serde_json::json;
+
+use crate::{Error, Result};
 
 /// List the boards that Grouse knows.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Print one JSON document.
+    #[arg(long)]
+    json: bool,
+}
 
 /// Runs the command.
-pub fn run(_args: Args) -> Result<()> {
-    Ok(())
+///
+/// # Errors
+/// When standard output cannot be written.
+pub fn run(args: Args) -> Result<()> {
+    let boards = Board::all().map_err(super::run::board_error)?;
+    let mut text = String::new();
+    if args.json {
+        text = json!({ "boards": boards }).to_string() + "\n";
+    } else {
+        for board in &boards {
+            let Board { id, description, core, clock_hz, target, qemu, .. } = board;
+            text += &format!("{id}\n  {description}\n");
+            text += &format!(
+                "  {core} at {} MHz, {target}, QEMU {}\n",
+                clock_hz / 1_000_000,
+                qemu.machine
+            );
+            for (name, region) in board.regions.all() {
+                text += &format!(
+                    "  {name:<6} {:#010x}  {:>9} KiB\n",
+                    region.origin,
+                    region.length / 1024
+                );
+            }
+        }
+    }
+    std::io::stdout().write_all(text.as_bytes()).map_err(Error::io("write", "standard output"))
 }

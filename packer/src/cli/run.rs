@@ -1,12 +1,177 @@
 //! `grouse run`.
 
-use crate::Result;
+use std::cell::Cell;
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::time::Duration;
 
-/// Run a packed model on a board.
+use grouse_boards::{Answer, Board, Firmware, Info, Options, Progress, Session};
+use indicatif::ProgressBar;
+use serde::Serialize;
+
+use crate::{Error, Result};
+
+use super::texts::TextArgs;
+
+/// Run a packed model on a board: JSON lines of text, ids, embedding and the board's figures.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// The packed model.
+    file: PathBuf,
+    /// The board; `grouse boards` lists them.
+    #[arg(long, value_name = "B")]
+    board: String,
+    #[command(flatten)]
+    texts: TextArgs,
+    /// Print nothing but the JSON lines (notes on truncated texts are left out).
+    #[arg(long)]
+    json: bool,
+    /// Kernels to use on the board. All give the same bits.
+    #[arg(long, value_name = "NAME", env = "GROUSE_BACKEND")]
+    backend: Option<String>,
+    /// Most tokens of one text; the model's own maximum when left out.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
+    tokens: Option<u32>,
+    /// A built firmware image instead of building one from source.
+    #[arg(long, value_name = "ELF")]
+    firmware: Option<PathBuf>,
+    /// Longest wait for one answer, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    timeout: u64,
+    /// Show the firmware's log on standard error.
+    #[arg(short = 'v', long, visible_alias = "verbose")]
+    log: bool,
+}
+
+/// A line of output.
+#[derive(Debug, Serialize)]
+struct Line<'a> {
+    text: &'a str,
+    ids: &'a [u32],
+    truncated: bool,
+    embedding: &'a [f32],
+    board: &'a str,
+    backend: &'a str,
+    /// Instructions from text to embedding, as the emulator counts them.
+    instructions: u64,
+    /// Those of them spent on the text before the encoder.
+    tokenize_instructions: u64,
+    /// Arena bytes used for the number of tokens in force.
+    arena_bytes: u64,
+    /// Flash bytes of the firmware without the model.
+    flash_bytes: u64,
+    /// Flash bytes of the model.
+    model_bytes: u64,
+    /// Statics, stack and the arena's used part.
+    ram_bytes: u64,
+}
 
 /// Runs the command.
-pub fn run(_args: Args) -> Result<()> {
+///
+/// # Errors
+/// A bad file or text, an unknown or too small board, a missing tool, a failing firmware.
+pub fn run(args: Args) -> Result<()> {
+    let board = Board::by_id(&args.board).map_err(board_error)?;
+    let texts = args.texts.read()?;
+    let terminal = Terminal::new(args.log);
+    let listener = |progress: Progress<'_>| terminal.hear(progress);
+    let firmware = match &args.firmware {
+        Some(path) => Firmware::open(path),
+        None => Firmware::build(&board, &listener),
+    }
+    .map_err(board_error)?;
+    let options = Options {
+        max_tokens: args.tokens,
+        backend: args.backend,
+        timeout: Duration::from_secs(args.timeout),
+    };
+    let mut session =
+        Session::boot(&board, &firmware, &args.file, &options, &listener).map_err(board_error)?;
+    let info = session.info().clone();
+    terminal.hear(Progress::Step(&format!(
+        "{} is ready: {} of {} arena bytes for {} tokens, backend {}",
+        board.id, info.arena_bytes, info.arena_available, info.max_tokens, info.backend
+    )));
+    for (number, text) in texts.iter().enumerate() {
+        let answer = session.embed(text).map_err(board_error)?;
+        if answer.truncated && !args.json {
+            let limit = answer.ids.len();
+            eprintln!("note: text {} is longer than {limit} tokens and was truncated", number + 1);
+        }
+        print_line(text, &answer, &info)?;
+    }
+    terminal.finish();
     Ok(())
+}
+
+/// An error of the boards as one of this program.
+pub(super) fn board_error(error: grouse_boards::Error) -> Error {
+    Error::input(error.to_string(), error.remedy())
+}
+
+/// Every line is written as soon as it is there: an emulated board takes its time.
+fn print_line(text: &str, answer: &Answer, info: &Info) -> Result<()> {
+    let line = Line {
+        text,
+        ids: &answer.ids,
+        truncated: answer.truncated,
+        embedding: &answer.embedding,
+        board: &info.board,
+        backend: &info.backend,
+        instructions: answer.instructions,
+        tokenize_instructions: answer.tokenize_instructions,
+        arena_bytes: info.arena_bytes,
+        flash_bytes: info.flash_bytes,
+        model_bytes: info.model_bytes,
+        ram_bytes: info.ram_bytes,
+    };
+    let mut line = serde_json::to_string(&line)
+        .map_err(|e| Error::input(format!("cannot print an answer: {e}"), "report this"))?;
+    line.push('\n');
+    let mut out = std::io::stdout().lock();
+    out.write_all(line.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(Error::io("write", "standard output"))
+}
+
+/// Progress on standard error: a spinner on a terminal, a line a step elsewhere.
+struct Terminal {
+    spinner: Option<ProgressBar>,
+    log: bool,
+    /// The first crate of a build, so that a fresh build says nothing.
+    told: Cell<bool>,
+}
+
+impl Terminal {
+    fn new(log: bool) -> Self {
+        let spinner = std::io::stderr().is_terminal().then(ProgressBar::new_spinner);
+        if let Some(spinner) = &spinner {
+            spinner.enable_steady_tick(Duration::from_millis(120));
+        }
+        Self { spinner, log, told: Cell::new(false) }
+    }
+
+    fn hear(&self, progress: Progress<'_>) {
+        match (progress, &self.spinner) {
+            (Progress::Log(line), Some(spinner)) if self.log => {
+                spinner.suspend(|| eprintln!("{line}"))
+            }
+            (Progress::Log(line), None) if self.log => eprintln!("{line}"),
+            (Progress::Log(_), _) => {}
+            (Progress::Step(step), Some(spinner)) => spinner.set_message(step.to_owned()),
+            (Progress::Step(step), None) => eprintln!("{step}"),
+            (Progress::Detail(detail), Some(spinner)) => spinner.set_message(detail.to_owned()),
+            (Progress::Detail(_), None) => {
+                if !self.told.replace(true) {
+                    eprintln!("compiling; this takes a minute the first time");
+                }
+            }
+        }
+    }
+
+    fn finish(&self) {
+        if let Some(spinner) = &self.spinner {
+            spinner.finish_and_clear();
+        }
+    }
 }

@@ -151,13 +151,6 @@ pub enum Refusal<'a> {
     Frame(FrameFault),
     /// The runtime refused the model or the text.
     Runtime(RuntimeError<'a>),
-    /// The model says that it is longer than the board's model region.
-    ModelTooLong {
-        /// Bytes by its header.
-        needed: u64,
-        /// Bytes of the region.
-        available: u64,
-    },
     /// The arena is too small for so many tokens.
     Arena {
         /// Tokens asked for.

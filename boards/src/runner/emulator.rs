@@ -1,0 +1,154 @@
+//! The emulator: QEMU as a child process that dies with its handle.
+
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use crate::catalogue::Board;
+use crate::error::{Error, Result};
+
+/// A running emulator.
+pub(super) struct Emulator {
+    child: Child,
+    said: Arc<Mutex<String>>,
+    listener: Option<JoinHandle<()>>,
+}
+
+impl Emulator {
+    /// Boots `firmware` with `model` in the model region; the log line goes to the file `log`.
+    pub(super) fn boot(
+        board: &Board,
+        firmware: &Path,
+        model: &Path,
+        log: &Path,
+    ) -> Result<(Self, ChildStdin, ChildStdout)> {
+        check_version(board)?;
+        let program = &board.qemu.program;
+        let mut command = Command::new(program);
+        command
+            .args(["-machine", &board.qemu.machine, "-display", "none", "-monitor", "none"])
+            .args(&board.qemu.args)
+            .arg("-kernel")
+            .arg(firmware)
+            .arg("-device")
+            .arg(with_path(
+                "loader,file=",
+                model,
+                &format!(",addr={:#x},force-raw=on", board.regions.model.origin),
+            ))
+            // The first line is ours through pipes, the second is the log.
+            .args(["-chardev", "stdio,id=wire,signal=off", "-serial", "chardev:wire"])
+            .arg("-chardev")
+            .arg(with_path("file,id=log,path=", log, ""))
+            .args(["-serial", "chardev:log"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(Error::io(format!("start {program}")))?;
+        let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let said = Arc::new(Mutex::new(String::new()));
+        let mut emulator = Self { child, said: Arc::clone(&said), listener: None };
+        let (Some(input), Some(output), Some(errors)) = pipes else {
+            return Err(emulator.ended(board));
+        };
+        emulator.listener = Some(std::thread::spawn(move || {
+            for line in BufReader::new(errors).lines().map_while(std::io::Result::ok) {
+                if let Ok(mut said) = said.lock() {
+                    said.push_str(&line);
+                    said.push('\n');
+                }
+            }
+        }));
+        Ok((emulator, input, output))
+    }
+
+    /// What the emulator wrote to its standard error, as the end of a sentence.
+    pub(super) fn said(&self) -> String {
+        match self.said.lock().as_deref().map(|said| said.trim()) {
+            Ok("") | Err(_) => String::new(),
+            Ok(said) => format!("; it said: {said}"),
+        }
+    }
+
+    /// The error for an emulator that closed its line.
+    pub(super) fn ended(&mut self, board: &Board) -> Error {
+        self.stop();
+        Error::Ended { board: board.id.clone(), said: self.said() }
+    }
+
+    fn stop(&mut self) {
+        // An emulator that has ended by itself cannot be killed, which is just as well.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if let Some(listener) = self.listener.take() {
+            let _ = listener.join();
+        }
+    }
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// A QEMU option around a path, whose commas must be doubled.
+fn with_path(before: &str, path: &Path, after: &str) -> OsString {
+    let mut option = OsString::from(before);
+    match path.to_str() {
+        Some(text) => option.push(text.replace(',', ",,")),
+        None => option.push(path),
+    }
+    option.push(after);
+    option
+}
+
+fn check_version(board: &Board) -> Result<()> {
+    let program = &board.qemu.program;
+    let remedy = format!("run `sudo apt-get install {}`", board.qemu.package);
+    let output = Command::new(program).arg("--version").output().map_err(|e| Error::Missing {
+        what: format!("{program}, which emulates {}, cannot be started: {e}", board.id),
+        remedy: remedy.clone(),
+    })?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let needed = board.qemu.since;
+    // Words that are no version are let through: the machine itself will tell.
+    match version(&text) {
+        Some(found) if found < needed => Err(Error::Missing {
+            what: format!(
+                "{program} is version {}.{}, {} needs {}.{}",
+                found.0, found.1, board.id, needed.0, needed.1
+            ),
+            remedy: format!("{remedy} on a newer system, or build a newer QEMU"),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Major and minor version in the emulator's words.
+fn version(text: &str) -> Option<(u32, u32)> {
+    let (_, number) = text.split_once("version ")?;
+    let mut parts = number.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    Some((parts.next()?.ok()?, parts.next()?.ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read() {
+        assert_eq!(version("QEMU emulator version 7.2.22 (Debian 1:7.2)"), Some((7, 2)));
+        assert_eq!(version("QEMU emulator version 10.0"), Some((10, 0)));
+        assert_eq!(version("something else"), None);
+    }
+
+    #[test]
+    fn commas_in_paths_are_doubled() {
+        let option = with_path("file=", Path::new("/a,b/c"), ",addr=0");
+        assert_eq!(option, "file=/a,,b/c,addr=0");
+    }
+}

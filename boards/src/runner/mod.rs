@@ -1,0 +1,24 @@
+//! The runner: builds a board's firmware, boots it in the emulator and talks to it.
+
+mod emulator;
+mod firmware;
+mod link;
+mod log;
+mod session;
+
+pub use firmware::Firmware;
+pub use session::{Answer, Info, Options, Session};
+
+/// What the runner is doing, for people who wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress<'a> {
+    /// A new step.
+    Step(&'a str),
+    /// Something within the step, such as a crate that is being compiled.
+    Detail(&'a str),
+    /// A line of the firmware's log.
+    Log(&'a str),
+}
+
+/// Hears of progress.
+pub type Listener<'a> = &'a dyn Fn(Progress<'_>);

@@ -1,0 +1,427 @@
+//! A session: a booted board that answers.
+
+use std::path::Path;
+use std::process::ChildStdin;
+use std::time::{Duration, Instant};
+
+use grouse_runtime::wire::{self, CHUNK, Crash, Refusal, Request, Response};
+
+use super::emulator::Emulator;
+use super::firmware::Firmware;
+use super::link::{Link, Silence};
+use super::log::Log;
+use super::{Listener, Progress};
+use crate::catalogue::Board;
+use crate::error::{Error, Result};
+
+/// Most values that an answer may announce: more than any model has.
+const MAX_VALUES: u32 = 1 << 20;
+
+/// How to run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Most tokens of one text; `None` = as many as the model knows.
+    pub max_tokens: Option<u32>,
+    /// Backend on the board; `None` = its default.
+    pub backend: Option<String>,
+    /// Longest wait for one answer.
+    pub timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { max_tokens: None, backend: None, timeout: Duration::from_secs(300) }
+    }
+}
+
+/// The board, the model and the memory between them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Info {
+    /// The board's id.
+    pub board: String,
+    /// Version of the firmware.
+    pub firmware: String,
+    /// Backend in use.
+    pub backend: String,
+    /// Length of the model file.
+    pub model_bytes: u64,
+    /// Width of an embedding.
+    pub hidden_size: u32,
+    /// Encoder layers.
+    pub layers: u32,
+    /// Entries of the vocabulary.
+    pub vocab_size: u32,
+    /// Most tokens that the model knows.
+    pub model_tokens: u32,
+    /// Most tokens now in force.
+    pub max_tokens: u32,
+    /// Arena bytes used for that many.
+    pub arena_bytes: u64,
+    /// Arena bytes that the board has.
+    pub arena_available: u64,
+    /// Longest text in bytes.
+    pub text_limit: u32,
+    /// Flash bytes of the firmware: code, constants and initial values, without the model.
+    pub flash_bytes: u64,
+    /// RAM bytes in use: statics, stack and the arena's used part.
+    pub ram_bytes: u64,
+}
+
+/// What a board makes of a text.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// Token ids.
+    pub ids: Vec<u32>,
+    /// The text had more tokens than fit and was cut.
+    pub truncated: bool,
+    /// The embedding, bit for bit as the board has it; empty when only ids were asked for.
+    pub embedding: Vec<f32>,
+    /// Instructions from text to ids.
+    pub tokenize_instructions: u64,
+    /// Instructions from text to the end.
+    pub instructions: u64,
+}
+
+/// A booted board with a model; the emulator ends with it.
+pub struct Session<'l> {
+    board: Board,
+    timeout: Duration,
+    link: Link<ChildStdin>,
+    emulator: Emulator,
+    log: Log,
+    listener: Listener<'l>,
+    flash_bytes: u64,
+    fixed_ram_bytes: u64,
+    next_id: u16,
+    info: Info,
+    // After the emulator, which writes into it.
+    _folder: tempfile::TempDir,
+}
+
+impl<'l> Session<'l> {
+    /// Boots `board` with `firmware` and the model file, and prepares the model as `options` say.
+    ///
+    /// # Errors
+    /// When the model does not fit the board, the emulator is missing or the model is refused.
+    pub fn boot(
+        board: &Board,
+        firmware: &Firmware,
+        model: &Path,
+        options: &Options,
+        listener: Listener<'l>,
+    ) -> Result<Self> {
+        let mut session = Self::start(board, firmware, model, options.timeout, listener)?;
+        session.prepare(options)?;
+        Ok(session)
+    }
+
+    /// Boots `board` and leaves the model alone: [`Session::prepare`] comes next.
+    ///
+    /// # Errors
+    /// When the model does not fit the board or the emulator is missing.
+    pub fn start(
+        board: &Board,
+        firmware: &Firmware,
+        model: &Path,
+        timeout: Duration,
+        listener: Listener<'l>,
+    ) -> Result<Self> {
+        let needed = std::fs::metadata(model)
+            .map_err(Error::io(format!("read the model {}", model.display())))?
+            .len();
+        let available = u64::from(board.regions.model.length);
+        if needed > available {
+            return Err(Error::ModelTooLong { board: board.id.clone(), needed, available });
+        }
+        listener(Progress::Step(&format!("booting {}", board.id)));
+        let folder = tempfile::tempdir().map_err(Error::io("create a temporary folder"))?;
+        let log_path = folder.path().join("log.defmt");
+        let log = Log::new(firmware.elf(), &log_path)?;
+        let (emulator, input, output) = Emulator::boot(board, firmware.path(), model, &log_path)?;
+        Ok(Self {
+            board: board.clone(),
+            timeout,
+            link: Link::new(input, output),
+            emulator,
+            log,
+            listener,
+            flash_bytes: firmware.flash_bytes(),
+            fixed_ram_bytes: firmware.static_bytes() + board.stack_bytes,
+            next_id: 1,
+            info: Info::default(),
+            _folder: folder,
+        })
+    }
+
+    /// Prepares the model anew, with another number of tokens or another backend.
+    ///
+    /// # Errors
+    /// As the board refuses: [`Error::Arena`], [`Error::UnknownBackend`], [`Error::Refused`].
+    pub fn prepare(&mut self, options: &Options) -> Result<()> {
+        self.timeout = options.timeout;
+        let backend = options.backend.as_deref().unwrap_or_default();
+        let max_tokens = options.max_tokens.unwrap_or(0);
+        let (flash_bytes, fixed) = (self.flash_bytes, self.fixed_ram_bytes);
+        let mut info = None;
+        self.ask(&Request::Hello { max_tokens, backend }, |response| {
+            if let Response::Info(i) = response {
+                info = Some(Info::new(i, flash_bytes, fixed));
+            }
+            Ok(info.is_some())
+        })
+        .map_err(|error| match error {
+            Error::UnknownBackend { board, known, .. } => {
+                Error::UnknownBackend { board, known, name: backend.to_owned() }
+            }
+            error => error,
+        })?;
+        let info = info.unwrap_or_default();
+        if info.board != self.board.id {
+            return Err(self.nonsense(&format!("this firmware is for {}", info.board)));
+        }
+        self.info = info;
+        Ok(())
+    }
+
+    /// The board, the model and the memory between them.
+    pub fn info(&self) -> &Info {
+        &self.info
+    }
+
+    /// The board.
+    pub fn board(&self) -> &Board {
+        &self.board
+    }
+
+    /// Turns a text into ids and an embedding.
+    ///
+    /// # Errors
+    /// When the text is refused, the firmware fails or time is up.
+    pub fn embed(&mut self, text: &str) -> Result<Answer> {
+        self.run(text.as_bytes(), true)
+    }
+
+    /// Turns a text into ids.
+    ///
+    /// # Errors
+    /// As [`Session::embed`].
+    pub fn tokenize(&mut self, text: &str) -> Result<Answer> {
+        self.run(text.as_bytes(), false)
+    }
+
+    /// As [`Session::embed`] or [`Session::tokenize`] for bytes that may not even be text.
+    ///
+    /// # Errors
+    /// As [`Session::embed`].
+    pub fn run(&mut self, text: &[u8], embed: bool) -> Result<Answer> {
+        let mut offset = 0;
+        for bytes in text.chunks(CHUNK) {
+            let sent = offset + bytes.len() as u32;
+            self.ask(&Request::Text { offset, bytes }, |response| match response {
+                Response::Received { bytes } if bytes == sent => Ok(true),
+                _ => Err("the text did not arrive whole"),
+            })?;
+            offset = sent;
+        }
+        let mut ids = Vec::new();
+        let mut bits = Vec::new();
+        let mut done = None;
+        let request = if embed { Request::Embed } else { Request::Tokenize };
+        self.ask(&request, |response| match response {
+            Response::Ids { offset, total, bytes } => append(&mut ids, offset, total, bytes),
+            Response::Values { offset, total, bytes } => append(&mut bits, offset, total, bytes),
+            Response::Done { truncated, tokenize_ticks, ticks } => {
+                done = Some((truncated, tokenize_ticks, ticks));
+                Ok(true)
+            }
+            _ => Err("an answer to another request"),
+        })?;
+        let (truncated, tokenize_ticks, ticks) = done.unwrap_or_default();
+        if embed && bits.len() != self.info.hidden_size as usize {
+            return Err(self.nonsense("the embedding is not as long as the model is wide"));
+        }
+        Ok(Answer {
+            ids,
+            truncated,
+            embedding: bits.into_iter().map(f32::from_bits).collect(),
+            tokenize_instructions: self.board.instructions(tokenize_ticks),
+            instructions: self.board.instructions(ticks),
+        })
+    }
+
+    /// Whether the board still answers.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn ping(&mut self) -> Result<()> {
+        let sent = 0x6702_0000 | u32::from(self.next_id);
+        self.ask(&Request::Ping { nonce: sent }, |response| match response {
+            Response::Pong { nonce } if nonce == sent => Ok(true),
+            _ => Err("another answer than a pong"),
+        })
+    }
+
+    /// Instructions that the board's counter sees in `loops` turns of two instructions; a few more
+    /// for reading the counter.
+    ///
+    /// # Errors
+    /// As [`Session::ping`].
+    pub fn count(&mut self, loops: u32) -> Result<u64> {
+        let mut ticks = 0;
+        self.ask(&Request::Count { loops }, |response| match response {
+            Response::Counted { ticks: counted } => {
+                ticks = counted;
+                Ok(true)
+            }
+            _ => Err("another answer than a count"),
+        })?;
+        Ok(self.board.instructions(ticks))
+    }
+
+    /// Makes the firmware fail and returns its report.
+    ///
+    /// # Errors
+    /// Always: [`Error::Fault`] when all is well.
+    pub fn crash(&mut self, how: Crash) -> Result<()> {
+        self.ask(&Request::Crash(how), |_| Err("no fault was reported"))
+    }
+
+    /// Sends bytes that need not be a frame and returns the board's refusal.
+    ///
+    /// # Errors
+    /// The refusal as [`Error::Refused`], or as [`Session::ping`].
+    pub fn send_raw(&mut self, bytes: &[u8]) -> Result<()> {
+        if self.link.send_bytes(bytes).is_err() {
+            return Err(self.emulator.ended(&self.board));
+        }
+        self.answer(0, &mut |_| Err("bytes that are no frame were taken for one"))
+    }
+
+    /// Sends a request and hands its answers to `take` until that says `true`.
+    fn ask(
+        &mut self,
+        request: &Request<'_>,
+        mut take: impl FnMut(Response<'_>) -> std::result::Result<bool, &'static str>,
+    ) -> Result<()> {
+        let id = self.next_id;
+        // 0 stands for frames of no request.
+        self.next_id = self.next_id.checked_add(1).unwrap_or(1);
+        if self.link.send(id, request).is_err() {
+            return Err(self.emulator.ended(&self.board));
+        }
+        self.answer(id, &mut take)
+    }
+
+    fn answer(
+        &mut self,
+        id: u16,
+        take: &mut dyn FnMut(Response<'_>) -> std::result::Result<bool, &'static str>,
+    ) -> Result<()> {
+        let deadline = Instant::now() + self.timeout;
+        let listener = self.listener;
+        let result = loop {
+            let log = &mut self.log;
+            let idle = || log.drain(|line| listener(Progress::Log(line)));
+            let frame = match self.link.receive(deadline, idle) {
+                Ok(frame) => frame,
+                Err(Silence::Closed) => break Err(self.emulator.ended(&self.board)),
+                Err(Silence::Timeout) => {
+                    let seconds = self.timeout.as_secs();
+                    let (board, said) = (self.board.id.clone(), self.emulator.said());
+                    break Err(Error::Timeout { board, seconds, said });
+                }
+            };
+            let board = self.board.id.clone();
+            match frame.message {
+                Ok(Response::Fault(report)) => {
+                    break Err(Error::Fault { board, what: report.to_string() });
+                }
+                Ok(Response::Refused(refusal)) if frame.id == id || frame.id == 0 => {
+                    break Err(refused(board, &refusal));
+                }
+                Ok(response) if frame.id == id => match take(response) {
+                    Ok(true) => break Ok(()),
+                    Ok(false) => {}
+                    Err(what) => break Err(Error::Protocol { board, what: what.into() }),
+                },
+                // The rest of an answer that was given up.
+                Ok(_) => {}
+                Err(fault) => break Err(Error::Protocol { board, what: fault.to_string() }),
+            }
+        };
+        self.log.drain(|line| listener(Progress::Log(line)));
+        result
+    }
+
+    fn nonsense(&self, what: &str) -> Error {
+        Error::Protocol { board: self.board.id.clone(), what: what.into() }
+    }
+}
+
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        let listener = self.listener;
+        self.log.drain(|line| listener(Progress::Log(line)));
+    }
+}
+
+impl Info {
+    fn new(info: wire::Info<'_>, flash_bytes: u64, fixed_ram_bytes: u64) -> Self {
+        Self {
+            board: info.board.into(),
+            firmware: info.firmware.into(),
+            backend: info.backend.into(),
+            model_bytes: info.model_bytes.into(),
+            hidden_size: info.hidden_size,
+            layers: info.layers,
+            vocab_size: info.vocab_size,
+            model_tokens: info.model_tokens,
+            max_tokens: info.max_tokens,
+            arena_bytes: info.arena_bytes.into(),
+            arena_available: info.arena_available.into(),
+            text_limit: info.text_limit,
+            flash_bytes,
+            ram_bytes: fixed_ram_bytes + u64::from(info.arena_bytes),
+        }
+    }
+}
+
+/// Adds a piece of little-endian values.
+fn append(
+    values: &mut Vec<u32>,
+    offset: u32,
+    total: u32,
+    bytes: &[u8],
+) -> std::result::Result<bool, &'static str> {
+    let (pieces, rest) = bytes.as_chunks();
+    let after = u64::from(offset) + pieces.len() as u64;
+    if offset as usize != values.len() || !rest.is_empty() {
+        return Err("a piece of the answer is missing");
+    }
+    if total > MAX_VALUES || after > total.into() {
+        return Err("the answer is longer than announced");
+    }
+    values.extend(pieces.iter().map(|b| u32::from_le_bytes(*b)));
+    Ok(false)
+}
+
+fn refused(board: String, refusal: &Refusal<'_>) -> Error {
+    let refused = |board, what: String| Error::Refused { board, what, code: 0 };
+    match *refusal {
+        Refusal::Runtime(error) => {
+            Error::Refused { board, what: error.to_string(), code: error.code }
+        }
+        Refusal::Frame(fault) => refused(board, fault.to_string()),
+        Refusal::Arena { tokens, needed, available, longest } => {
+            Error::Arena { board, tokens, needed, available, longest }
+        }
+        Refusal::UnknownBackend { known } => {
+            Error::UnknownBackend { board, name: String::new(), known: known.into() }
+        }
+        Refusal::NotReady => refused(board, "no model is ready".into()),
+        Refusal::TextTooLong { needed, limit } => Error::TextTooLong { board, needed, limit },
+        Refusal::TextOrder { expected, found } => {
+            refused(board, format!("a piece of text came at {found} instead of {expected}"))
+        }
+    }
+}

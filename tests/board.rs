@@ -1,0 +1,333 @@
+//! The firmware on an emulated board: the same bits as the host, exact counts, honest refusals.
+//!
+//! Needs `qemu-system-arm`; without it every test says that it is skipped. With
+//! `GROUSE_REQUIRE_QEMU=1` a missing emulator is a failure.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use grouse::{calibrate, engine, import, pack};
+use grouse_boards::runner::Progress;
+use grouse_boards::{Board, Error, Firmware, Options, Session};
+use grouse_runtime::format::DataType;
+use grouse_runtime::view::Model;
+use grouse_runtime::wire::Crash;
+use grouse_tests::random_bert::{self, Shape};
+
+/// Most flash bytes of the firmware without a model.
+const FLASH_LIMIT: u64 = 256 * 1024;
+/// Numbers of the runtime's errors on the line.
+const NOT_GROUSE: u16 = 1;
+const TRUNCATED: u16 = 3;
+const CHECKSUM: u16 = 4;
+const INVALID_UTF8: u16 = 12;
+const TOO_MANY_TOKENS: u16 = 9;
+
+/// The board and its firmware, built once; `None` without an emulator.
+fn setup() -> Option<(Board, &'static Firmware)> {
+    static FIRMWARE: OnceLock<Firmware> = OnceLock::new();
+    let board = Board::by_id("mps3-an547").unwrap();
+    let found = Command::new(&board.qemu.program).arg("--version").output().is_ok();
+    if !found {
+        assert!(std::env::var_os("GROUSE_REQUIRE_QEMU").is_none(), "no {}", board.qemu.program);
+        eprintln!("skipped: {} is not installed", board.qemu.program);
+        return None;
+    }
+    let firmware = FIRMWARE.get_or_init(|| Firmware::build(&board, &quiet).unwrap());
+    Some((board, firmware))
+}
+
+fn quiet(_: Progress<'_>) {}
+
+/// A small packed model with random weights.
+struct Packed {
+    folder: tempfile::TempDir,
+    bytes: Vec<u8>,
+}
+
+impl Packed {
+    fn new(weights: DataType, shape: &Shape) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("source");
+        random_bert::write(&dir, shape, 7);
+        let model = import::load_dir(&dir).unwrap();
+        let sentences = calibrate::sentences(&model, None, 20).unwrap();
+        let stats = calibrate::collect(&model, &sentences).unwrap();
+        let options = pack::Options {
+            weights,
+            embeddings: if weights == DataType::I8 { DataType::I8 } else { DataType::F16 },
+            max_tokens: None,
+            calibration: String::new(),
+        };
+        let bytes = pack::pack(&model, Some(&stats), &options).unwrap().bytes;
+        Self { folder, bytes }
+    }
+
+    /// A file of these bytes.
+    fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    }
+}
+
+fn boot(board: &Board, firmware: &Firmware, model: &Path) -> Session<'static> {
+    Session::boot(board, firmware, model, &Options::default(), &quiet).unwrap()
+}
+
+fn start(board: &Board, firmware: &Firmware, model: &Path) -> Session<'static> {
+    Session::start(board, firmware, model, Duration::from_secs(60), &quiet).unwrap()
+}
+
+fn texts() -> [String; 5] {
+    [
+        String::new(),
+        "a small bird".into(),
+        "The quick, brown fox; jumps over 13 lazy dogs!".into(),
+        "Ünïcödé — 你好 \u{1F426} \u{0} tab\tnewline\n".into(),
+        "one text that is far longer than the model takes, again and ".repeat(60),
+    ]
+}
+
+#[test]
+fn embeddings_have_the_host_s_bits() {
+    let Some((board, firmware)) = setup() else { return };
+    // Widths that are no multiple of a vector, so that every tail of a kernel is met.
+    let shape = Shape { hidden: 36, heads: 3, intermediate: 84, ..Shape::default() };
+    for weights in [DataType::I8, DataType::F16, DataType::F32] {
+        let packed = Packed::new(weights, &shape);
+        let path = packed.file("model.grouse", &packed.bytes);
+        let file = engine::PackedFile::open(&path).unwrap();
+        for backend in ["scalar", "wide"] {
+            let host = engine::backend(Some(backend)).unwrap();
+            let host = engine::Engine::new(file.model().unwrap(), host, Some(1)).unwrap();
+            let options = Options { backend: Some(backend.into()), ..Options::default() };
+            let mut session = Session::boot(&board, firmware, &path, &options, &quiet).unwrap();
+            assert_eq!(session.info().backend, backend);
+            let texts = texts();
+            for (text, expected) in texts.iter().zip(host.embed(&texts, || ()).unwrap()) {
+                let answer = session.embed(text).unwrap();
+                assert_eq!(answer.ids, expected.ids, "{weights:?} {backend} {text:?}");
+                assert_eq!(answer.truncated, expected.truncated);
+                let bits = |v: &[f32]| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                assert_eq!(
+                    bits(&answer.embedding),
+                    bits(&expected.embedding),
+                    "{weights:?} {backend} {text:?}"
+                );
+                assert_eq!(session.tokenize(text).unwrap().ids, expected.ids);
+            }
+        }
+    }
+}
+
+#[test]
+fn instructions_are_counted_exactly_and_repeatably() {
+    let Some((board, firmware)) = setup() else { return };
+    let packed = Packed::new(DataType::I8, &Shape::default());
+    let path = packed.file("model.grouse", &packed.bytes);
+    let counts = || {
+        let mut session = boot(&board, firmware, &path);
+        let overhead = session.count(1).unwrap() - 2;
+        assert!(overhead < 32, "reading the counter takes {overhead} instructions");
+        for loops in [2, 3, 10, 1_000, 1_234_567] {
+            assert_eq!(session.count(loops).unwrap() - overhead, 2 * u64::from(loops));
+        }
+        let texts = texts();
+        texts.map(|text| {
+            let answer = session.embed(&text).unwrap();
+            assert!(answer.tokenize_instructions < answer.instructions);
+            answer.instructions
+        })
+    };
+    let first = counts();
+    assert_eq!(first, counts());
+    assert!(first[0] < first[1] && first[1] < first[2], "{first:?}");
+}
+
+#[test]
+fn memory_figures_are_within_bounds() {
+    let Some((board, firmware)) = setup() else { return };
+    let (flash, statics) = (firmware.flash_bytes(), firmware.static_bytes());
+    println!("flash {flash} bytes, statics {statics} bytes");
+    assert!(flash <= FLASH_LIMIT, "the firmware has grown to {flash} bytes");
+    assert!(statics + board.stack_bytes <= board.regions.ram.length.into());
+    let packed = Packed::new(DataType::I8, &Shape::default());
+    let session = boot(&board, firmware, &packed.file("model.grouse", &packed.bytes));
+    let info = session.info();
+    assert_eq!(info.model_bytes, packed.bytes.len() as u64);
+    assert_eq!(info.arena_available, u64::from(board.regions.arena.length));
+    assert_eq!(info.flash_bytes, flash);
+    assert_eq!(info.ram_bytes, statics + board.stack_bytes + info.arena_bytes);
+}
+
+#[test]
+fn garbled_frames_are_refused_and_the_board_goes_on() {
+    let Some((board, firmware)) = setup() else { return };
+    let packed = Packed::new(DataType::I8, &Shape::default());
+    let mut session = boot(&board, firmware, &packed.file("model.grouse", &packed.bytes));
+    let expected = session.embed("before and after").unwrap();
+    let long = [&[7; 10_000][..], &[0]].concat();
+    for (bytes, reason) in [
+        (&b"\x10no frame at all\0"[..], "checksum"),
+        (&b"\xfftoo short a run\0"[..], "stuffing"),
+        (&b"\x02a\0"[..], "short"),
+        (&long, "longer"),
+    ] {
+        let error = session.send_raw(bytes).unwrap_err();
+        assert!(error.to_string().contains(reason), "{error}");
+        session.ping().unwrap();
+    }
+    assert_eq!(session.embed("before and after").unwrap(), expected);
+}
+
+#[test]
+fn a_bad_text_costs_only_itself() {
+    let Some((board, firmware)) = setup() else { return };
+    let packed = Packed::new(DataType::I8, &Shape::default());
+    let mut session = boot(&board, firmware, &packed.file("model.grouse", &packed.bytes));
+    let error = session.run(b"caf\xe9", true).unwrap_err();
+    assert!(matches!(error, Error::Refused { code: INVALID_UTF8, .. }), "{error}");
+    let limit = session.info().text_limit;
+    let error = session.embed(&"x".repeat(limit as usize + 1)).unwrap_err();
+    assert!(matches!(error, Error::TextTooLong { limit: l, .. } if l == limit), "{error}");
+    assert!(session.embed(&"x ".repeat(limit as usize / 2)).unwrap().truncated);
+}
+
+#[test]
+fn a_damaged_model_is_refused_with_the_runtime_s_error() {
+    let Some((board, firmware)) = setup() else { return };
+    let packed = Packed::new(DataType::I8, &Shape::default());
+    let whole = &packed.bytes;
+    let refusal = |name: &str, bytes: &[u8]| {
+        let path = packed.file(name, bytes);
+        let mut session = start(&board, firmware, &path);
+        let error = session.prepare(&Options::default()).unwrap_err();
+        // The board is still there, and has nothing to run.
+        session.ping().unwrap();
+        let not_ready = session.embed("text").unwrap_err();
+        assert!(not_ready.to_string().contains("no model is ready"), "{not_ready}");
+        match error {
+            Error::Refused { code, what, .. } => (code, what),
+            error => panic!("{error}"),
+        }
+    };
+    assert_eq!(refusal("empty", &[]).0, NOT_GROUSE);
+    assert_eq!(refusal("text", b"this is no model").0, NOT_GROUSE);
+    assert_eq!(refusal("cut", &whole[..whole.len() / 2]).0, CHECKSUM);
+    for at in [9, 45, 64, 500, whole.len() / 2, whole.len() - 70] {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x10;
+        let host = grouse_runtime_error(&bytes);
+        let (_, what) = refusal("flipped", &bytes);
+        assert_eq!(what, host, "byte {at}");
+    }
+    // A header that asks for more than the board has never gets as far as its checksum.
+    let mut bytes = whole.clone();
+    bytes[16..24].copy_from_slice(&u64::MAX.to_le_bytes());
+    let mut session = start(&board, firmware, &packed.file("huge", &bytes));
+    let error = session.prepare(&Options::default()).unwrap_err();
+    assert!(matches!(error, Error::Refused { code: TRUNCATED, .. }), "{error}");
+}
+
+/// What the host says of the same bytes.
+fn grouse_runtime_error(bytes: &[u8]) -> String {
+    let mut aligned = vec![0_u64; bytes.len().div_ceil(8) + 1];
+    let place: &mut [u8] = bytemuck::cast_slice_mut(&mut aligned);
+    let start = place.as_ptr().align_offset(16);
+    let place = &mut place[start..start + bytes.len()];
+    place.copy_from_slice(bytes);
+    Model::open(place).unwrap_err().to_string()
+}
+
+#[test]
+fn a_board_that_is_too_small_says_by_how_much() {
+    let Some((mut board, firmware)) = setup() else { return };
+    // 512 tokens of 640 need 5 MiB for the residual stream and Q, K and V alone; the arena has 4.
+    let shape = Shape {
+        hidden: 640,
+        heads: 10,
+        layers: 1,
+        intermediate: 64,
+        max_positions: 512,
+        ..Shape::default()
+    };
+    let packed = Packed::new(DataType::I8, &shape);
+    let path = packed.file("model.grouse", &packed.bytes);
+    let mut session = start(&board, firmware, &path);
+    let error = session.prepare(&Options::default()).unwrap_err();
+    let Error::Arena { tokens: 512, needed, available, longest, .. } = error else {
+        panic!("{error}")
+    };
+    assert!(needed > available && (2..512).contains(&longest), "{error}");
+    assert!(error.remedy().contains(&format!("--tokens {longest}")));
+    let options = |tokens| Options { max_tokens: Some(tokens), ..Options::default() };
+    assert!(matches!(session.prepare(&options(longest + 1)), Err(Error::Arena { .. })));
+    session.prepare(&options(longest)).unwrap();
+    assert_eq!(session.info().max_tokens, longest);
+    assert_eq!(session.embed("still works").unwrap().embedding.len(), shape.hidden);
+    // Fewer tokens take less memory, more than the model has are refused.
+    session.prepare(&options(8)).unwrap();
+    assert!(session.info().arena_bytes < u64::from(needed) / 4);
+    assert_eq!(session.embed(&"word ".repeat(50)).unwrap().ids.len(), 8);
+    let error = session.prepare(&options(513)).unwrap_err();
+    assert!(matches!(error, Error::Refused { code: TOO_MANY_TOKENS, .. }), "{error}");
+
+    board.regions.model.length = packed.bytes.len() as u32 - 64;
+    let error = Session::boot(&board, firmware, &path, &options(8), &quiet).err().unwrap();
+    let available = packed.bytes.len() as u64 - 64;
+    assert!(matches!(error, Error::ModelTooLong { available: a, .. } if a == available), "{error}");
+}
+
+#[test]
+fn an_unknown_backend_lists_the_known_ones() {
+    let Some((board, firmware)) = setup() else { return };
+    let packed = Packed::new(DataType::I8, &Shape::default());
+    let path = packed.file("model.grouse", &packed.bytes);
+    let options = Options { backend: Some("abacus".into()), ..Options::default() };
+    let error = Session::boot(&board, firmware, &path, &options, &quiet).err().unwrap();
+    assert!(error.to_string().contains("abacus"), "{error}");
+    assert!(error.remedy().contains("scalar wide"), "{}", error.remedy());
+}
+
+#[test]
+fn a_failing_firmware_reports_before_it_stops() {
+    let Some((board, firmware)) = setup() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("nothing, really");
+    std::fs::write(&path, b"").unwrap();
+    for (how, words) in [
+        (Crash::Panic, "asked for by the host"),
+        (Crash::BusFault, "address 0xf8000000"),
+        (Crash::StackOverflow, "stack overflow"),
+    ] {
+        let mut session = start(&board, firmware, &path);
+        session.ping().unwrap();
+        let error = session.crash(how).unwrap_err();
+        assert!(matches!(error, Error::Fault { .. }), "{error}");
+        assert!(error.to_string().contains(words), "{error}");
+    }
+}
+
+#[test]
+fn the_log_is_decoded() {
+    let Some((board, firmware)) = setup() else { return };
+    let lines = std::cell::RefCell::new(Vec::new());
+    let listener = |progress: Progress<'_>| {
+        if let Progress::Log(line) = progress {
+            lines.borrow_mut().push(line.to_owned());
+        }
+    };
+    let packed = Packed::new(DataType::I8, &Shape::default());
+    let path = packed.file("model.grouse", &packed.bytes);
+    let mut session =
+        Session::boot(&board, firmware, &path, &Options::default(), &listener).unwrap();
+    session.embed("hello").unwrap();
+    drop(session);
+    let lines = lines.into_inner();
+    for part in ["on mps3-an547", "is sound", "ready: wide", "tokens, "] {
+        assert!(lines.iter().any(|line| line.contains(part)), "{part} not in {lines:?}");
+    }
+}
