@@ -86,7 +86,7 @@ impl<'a> Tokenizer<'a> {
     /// Writes the ids of `[CLS]`, the text and `[SEP]` to the start of `ids`.
     ///
     /// `ids.len()` is the most tokens: of a longer text the first ones are kept, between `[CLS]`
-    /// and `[SEP]`. A text of any length streams through about half a kilobyte of stack.
+    /// and `[SEP]`. What `ids` holds after [`Encoded::tokens`] is undefined. A text of any length streams through about half a kilobyte of stack.
     ///
     /// # Errors
     /// [`Error::OutputLength`] when `ids` has no room for `[CLS]` and `[SEP]`.
