@@ -1,7 +1,7 @@
 //! WordPiece on the device: text to ids without allocation, equal to Hugging Face `tokenizers`.
 //!
-//! A text streams through once, a character at a time: added tokens are cut out, [`normalize`]
-//! says what becomes of a character, a [`word`] collects what is left, and each finished word is
+//! A text streams through once, a character at a time: added tokens are cut out, `normalize`
+//! says what becomes of a character, a `word` collects what is left, and each finished word is
 //! split into pieces of the [`vocab`]ulary.
 
 #[cfg(test)]

@@ -161,7 +161,7 @@ impl<'a> Vocab<'a> {
     }
 
     /// The added tokens with their ids.
-    pub fn added_tokens(&self) -> impl Iterator<Item = (&'a [u8], u32)> + use<'a> {
+    pub fn added_tokens(&self) -> impl Iterator<Item = Added<'a>> + use<'a> {
         let mut rest = self.added;
         core::iter::from_fn(move || {
             let (token, after) = split_added(rest)?;
@@ -295,8 +295,11 @@ fn root_entry(table: &[u8], index: usize) -> Option<usize> {
     Some(u32::from_le_bytes(*bytes) as usize)
 }
 
-/// An added token: one byte of length, three bytes of id, the content.
-fn split_added(bytes: &[u8]) -> Option<((&[u8], u32), &[u8])> {
+/// Content and id of an added token.
+type Added<'a> = (&'a [u8], u32);
+
+/// Splits off an added token: one byte of length, three bytes of id, the content.
+fn split_added(bytes: &[u8]) -> Option<(Added<'_>, &[u8])> {
     let ([len, low, middle, high], rest) = bytes.split_first_chunk()?;
     let (content, rest) = rest.split_at_checked(usize::from(*len))?;
     Some(((content, u32::from_le_bytes([*low, *middle, *high, 0])), rest))
