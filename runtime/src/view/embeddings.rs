@@ -1,0 +1,128 @@
+//! The embedding tables of a packed model.
+
+use half::f16;
+
+use crate::error::Result;
+use crate::format::{Arch, DataType, EmbeddingHeader};
+
+use super::bytes::Section;
+
+/// A table of vectors, `[rows][hidden_size]`, in one of the file's number types.
+#[derive(Debug, Clone, Copy)]
+pub enum Table<'a> {
+    /// f32 values.
+    F32(&'a [f32]),
+    /// f16 values.
+    F16(&'a [f16]),
+    /// int8 values and one scale per row.
+    I8(&'a [i8], &'a [f32]),
+}
+
+impl<'a> Table<'a> {
+    /// Number type of the table.
+    pub fn data_type(&self) -> DataType {
+        match self {
+            Self::F32(_) => DataType::F32,
+            Self::F16(_) => DataType::F16,
+            Self::I8(..) => DataType::I8,
+        }
+    }
+
+    /// Writes row `index` as f32 into `out`; `false` when there is no such row.
+    pub fn read_row(&self, index: usize, out: &mut [f32]) -> bool {
+        let hidden = out.len();
+        let start = index * hidden;
+        match self {
+            Self::F32(data) => match data.get(start..start + hidden) {
+                Some(row) => out.copy_from_slice(row),
+                None => return false,
+            },
+            Self::F16(data) => match data.get(start..start + hidden) {
+                Some(row) => out.iter_mut().zip(row).for_each(|(o, v)| *o = v.to_f32()),
+                None => return false,
+            },
+            Self::I8(data, scales) => match (data.get(start..start + hidden), scales.get(index)) {
+                (Some(row), Some(scale)) => {
+                    out.iter_mut().zip(row).for_each(|(o, v)| *o = f32::from(*v) * scale);
+                }
+                _ => return false,
+            },
+        }
+        true
+    }
+
+    fn open(
+        section: Section<'a>,
+        data_type: u32,
+        offset: u32,
+        scale_offset: u32,
+        rows: usize,
+        hidden: usize,
+    ) -> Result<Self> {
+        let count =
+            rows.checked_mul(hidden).ok_or_else(|| section.malformed("a table is too large"))?;
+        match DataType::from_u32(data_type) {
+            Some(DataType::F32) => Ok(Self::F32(section.floats(offset, count)?)),
+            Some(DataType::F16) => {
+                let data: &[f16] = section.slice(offset, count)?;
+                if !data.iter().all(|v| v.is_finite()) {
+                    return Err(section.malformed("a value is not a finite number"));
+                }
+                Ok(Self::F16(data))
+            }
+            Some(DataType::I8) => {
+                Ok(Self::I8(section.slice(offset, count)?, section.floats(scale_offset, rows)?))
+            }
+            None => Err(section.malformed("unknown number type of a table")),
+        }
+    }
+}
+
+/// Word, position and token type tables and their LayerNorm.
+#[derive(Debug, Clone, Copy)]
+pub struct Embeddings<'a> {
+    /// `[vocab_size][hidden_size]`.
+    pub word: Table<'a>,
+    /// `[max_tokens][hidden_size]`.
+    pub position: Table<'a>,
+    /// `[token_types][hidden_size]`.
+    pub token_type: &'a [f32],
+    /// LayerNorm weight, `[hidden_size]`.
+    pub gamma: &'a [f32],
+    /// LayerNorm bias, `[hidden_size]`.
+    pub beta: &'a [f32],
+}
+
+impl<'a> Embeddings<'a> {
+    pub(super) fn open(section: Section<'a>, arch: &Arch) -> Result<Self> {
+        let head: &EmbeddingHeader = section.head()?;
+        let hidden = arch.hidden_size as usize;
+        let types = (arch.token_types as usize)
+            .checked_mul(hidden)
+            .ok_or_else(|| section.malformed("a table is too large"))?;
+        if DataType::from_u32(head.position_type) == Some(DataType::I8) {
+            return Err(section.malformed("the position table cannot be int8"));
+        }
+        Ok(Self {
+            word: Table::open(
+                section,
+                head.word_type,
+                head.word,
+                head.word_scale,
+                arch.vocab_size as usize,
+                hidden,
+            )?,
+            position: Table::open(
+                section,
+                head.position_type,
+                head.position,
+                0,
+                arch.max_tokens as usize,
+                hidden,
+            )?,
+            token_type: section.floats(head.token_type, types)?,
+            gamma: section.floats(head.norm_gamma, hidden)?,
+            beta: section.floats(head.norm_beta, hidden)?,
+        })
+    }
+}
