@@ -6,10 +6,18 @@
 //! [`kernels`]. Memory is a caller-given arena whose size [`plan`] computes from the header.
 
 #![cfg_attr(not(feature = "std"), no_std)]
+#![deny(unsafe_code)]
 
+pub mod encoder;
 pub mod error;
 pub mod format;
+pub mod kernels;
+#[cfg(feature = "std")]
+pub mod mapped;
+pub mod math;
+pub mod plan;
 pub mod tokenizer;
+pub mod view;
 pub mod wire;
 
 pub use error::{Error, Result};
