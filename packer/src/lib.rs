@@ -8,10 +8,12 @@
 
 pub mod calibrate;
 pub mod cli;
+pub mod engine;
 pub mod error;
 pub mod eval;
 pub mod forward;
 pub mod import;
+pub mod inspect;
 pub mod model;
 pub mod pack;
 pub mod progress;

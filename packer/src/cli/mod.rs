@@ -13,6 +13,7 @@ mod pack;
 mod prune;
 mod pull;
 mod run;
+mod texts;
 mod tokenize;
 
 /// Group-sparse BERT encoders on small devices: prune, pack, run.
@@ -59,4 +60,12 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Prints `value` as one JSON document on standard output.
+fn print_json(value: &impl serde::Serialize) -> crate::Result<()> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|e| crate::Error::input(format!("cannot print the result: {e}"), "report this"))?;
+    println!("{text}");
+    Ok(())
 }

@@ -1,12 +1,115 @@
 //! `grouse pack`.
 
-use crate::Result;
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use grouse_runtime::format::DataType;
+
+use crate::pack::{self, Options};
+use crate::{Result, calibrate, import};
+
+use super::print_json;
 
 /// Pack a Hugging Face directory into one file.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Hugging Face model directory (config.json, model.safetensors, tokenizer).
+    model_dir: PathBuf,
+    /// The file to write.
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// Number type of the encoder's matrices.
+    #[arg(long, value_enum, default_value_t = Number::I8)]
+    weights: Number,
+    /// Number type of the word embeddings.
+    #[arg(long, value_enum, default_value_t = Number::I8)]
+    embeddings: Number,
+    /// Sentences for calibration, one a line; a built-in set when left out.
+    #[arg(long, value_name = "FILE")]
+    calib: Option<PathBuf>,
+    /// Most tokens of one text; the model's own maximum when left out.
+    #[arg(long, value_name = "N")]
+    max_tokens: Option<usize>,
+    /// Block layout.
+    #[arg(long, value_enum, default_value_t = Layout::R16k4)]
+    layout: Layout,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Number {
+    /// 8-bit integers with a scale per output channel (matrices) or row (embeddings).
+    I8,
+    /// Half precision.
+    F16,
+    /// Single precision.
+    F32,
+}
+
+impl From<Number> for DataType {
+    fn from(number: Number) -> Self {
+        match number {
+            Number::I8 => Self::I8,
+            Number::F16 => Self::F16,
+            Number::F32 => Self::F32,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Layout {
+    /// Tiles of 16 outputs by 4 inputs.
+    R16k4,
+}
+
+/// Sentences that the quantizer looks at.
+const SENTENCES: usize = 1000;
 
 /// Runs the command.
-pub fn run(_args: Args) -> Result<()> {
+///
+/// # Errors
+/// A bad directory, calibration file or output path.
+pub fn run(args: Args) -> Result<()> {
+    let Layout::R16k4 = args.layout;
+    let model = import::load_dir(&args.model_dir)?;
+    let weights = DataType::from(args.weights);
+    let calibration = match &args.calib {
+        Some(path) => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        None => "built-in sentences".to_string(),
+    };
+    let stats = if weights == DataType::I8 {
+        let sentences = calibrate::sentences(&model, args.calib.as_deref(), SENTENCES)?;
+        Some(calibrate::collect(&model, &sentences)?)
+    } else {
+        None
+    };
+    let options = Options {
+        weights,
+        embeddings: args.embeddings.into(),
+        max_tokens: args.max_tokens,
+        calibration,
+    };
+    let packed = pack::pack(&model, stats.as_deref(), &options)?;
+    pack::write(&args.output, &packed.bytes)?;
+    let (kept, all) = model.encoder_weights();
+    let density = kept as f64 / all as f64;
+    if args.json {
+        return print_json(&serde_json::json!({
+            "file": args.output,
+            "bytes": packed.bytes.len(),
+            "density": density,
+            "matrices": packed.matrices,
+        }));
+    }
+    println!(
+        "{}: {:.2} MB, {} of {} encoder weights kept (density {:.3})",
+        args.output.display(),
+        packed.bytes.len() as f64 / 1e6,
+        kept,
+        all,
+        density,
+    );
     Ok(())
 }
