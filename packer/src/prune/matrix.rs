@@ -23,13 +23,13 @@ const STARTS: usize = 2;
 /// Rounds of the search by the true error.
 const ROUNDS: usize = 12;
 
-/// Prunes `linears`, stacked, in place.
+/// Prunes `linears`, stacked, in place, into `count` groups.
 pub fn prune(
     layer: usize,
     kind: MatrixKind,
     linears: &mut [Named<'_>],
     input: &InputStats,
-    options: &Options,
+    (options, count): (&Options, usize),
     seed: u64,
 ) -> Result<MatrixReport> {
     let cols = input.mean.len();
@@ -49,7 +49,7 @@ pub fn prune(
     let lambda = (RIDGE * diagonal).max(1e-12);
     let problem = Problem { moment: noisy.as_ref(), target: target.as_ref(), lambda };
 
-    let sizes = Sizes::new(rows, cols, options.density, options.group_count(), options.shared);
+    let sizes = Sizes::new(rows, cols, options.density, count, options.shared);
     let importance =
         Mat::from_fn(rows, cols, |i, j| weights[(i, j)].powi(2) * moment[(j, j)].max(0.0));
     let mut random = StdRng::seed_from_u64(seed);

@@ -13,7 +13,7 @@ mod refit;
 mod report;
 mod solve;
 
-use grouse_runtime::format::MatrixKind;
+use grouse_runtime::format::{MatrixKind, TILE_ROWS};
 use rayon::prelude::*;
 
 use crate::calibrate::LayerStats;
@@ -44,9 +44,13 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The number of groups in force: measured on all-MiniLM-L6-v2, see `docs/pruning.md`.
-    pub fn group_count(&self) -> usize {
-        self.groups.unwrap_or(if self.density >= 0.2 { 8 } else { 32 })
+    /// The number of groups in force for a model of this width.
+    ///
+    /// Fewer kept weights ask for more groups: each row then keeps more of its own choice. Groups
+    /// smaller than a kernel tile would be padded, so the width limits the default.
+    pub fn group_count(&self, hidden: usize) -> usize {
+        let wished = if self.density >= 0.2 { 16 } else { 32 };
+        self.groups.unwrap_or(wished.min(hidden / TILE_ROWS).max(1))
     }
 
     /// Refuses what cannot be done with a model of this width.
@@ -58,7 +62,7 @@ impl Options {
             ));
         }
         let most = model.config.hidden_size;
-        let groups = self.group_count();
+        let groups = self.group_count(most);
         if groups == 0 || groups > most {
             return Err(Error::input(
                 format!("{groups} groups for {most} outputs"),
@@ -89,6 +93,7 @@ impl Options {
 /// model or are not finite.
 pub fn prune(model: &mut DenseModel, stats: &[LayerStats], options: &Options) -> Result<Report> {
     options.check(model)?;
+    let groups = options.group_count(model.config.hidden_size);
     if stats.len() != model.layers.len() {
         return Err(Error::input(
             format!("statistics of {} layers, a model of {}", stats.len(), model.layers.len()),
@@ -113,14 +118,14 @@ pub fn prune(model: &mut DenseModel, stats: &[LayerStats], options: &Options) ->
         .map(|(index, kind, mut linears)| {
             let input = &stats[index].inputs[kind as usize];
             let seed = options.seed.wrapping_mul(1 << 20) + (index * 4 + kind as usize) as u64;
-            let report = matrix::prune(index, kind, &mut linears, input, options, seed)?;
+            let report = matrix::prune(index, kind, &mut linears, input, (options, groups), seed)?;
             progress.advance(1);
             Ok(report)
         })
         .collect::<Result<Vec<MatrixReport>>>()?;
     progress.finish();
     reports.sort_by_key(|report| (report.layer, report.order));
-    Ok(Report::new(options, reports, nonzero as f64 / all as f64))
+    Ok(Report::new(options, groups, reports, nonzero as f64 / all as f64))
 }
 
 /// A linear layer and its Hugging Face name.

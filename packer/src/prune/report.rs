@@ -56,7 +56,12 @@ pub struct Report {
 
 impl Report {
     /// Sums up the matrices.
-    pub fn new(options: &Options, matrices: Vec<MatrixReport>, density_before: f64) -> Self {
+    pub fn new(
+        options: &Options,
+        groups: usize,
+        matrices: Vec<MatrixReport>,
+        density_before: f64,
+    ) -> Self {
         let kept: usize = matrices.iter().map(|m| m.kept).sum();
         let all: usize = matrices.iter().map(|m| m.rows * m.cols).sum();
         let error = matrices.iter().map(|m| m.error).sum::<f64>() / matrices.len().max(1) as f64;
@@ -64,7 +69,7 @@ impl Report {
             requested_density: options.density,
             density: kept as f64 / all.max(1) as f64,
             density_before,
-            groups: options.group_count(),
+            groups,
             seed: options.seed,
             error,
             matrices,
