@@ -87,10 +87,12 @@ pub fn pack(model: &DenseModel, stats: Option<&[LayerStats]>, options: &Options)
 /// When the directory cannot be written, or the file does not read back as a valid model.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new()
-        .prefix(".grouse-")
-        .tempfile_in(parent)
-        .map_err(Error::io("create a file in", parent))?;
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".grouse-");
+    // A temporary file is private by default; a model is as readable as any other new file.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file = builder.tempfile_in(parent).map_err(Error::io("create a file in", parent))?;
     file.write_all(bytes).map_err(Error::io("write", path))?;
     file.as_file().sync_all().map_err(Error::io("write", path))?;
     let mapped = grouse_runtime::mapped::MappedFile::open(file.path())

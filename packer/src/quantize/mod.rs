@@ -28,6 +28,9 @@ pub struct Int8Matrix {
     pub alpha: f32,
 }
 
+/// Sample rows on which candidates are judged.
+const JUDGED: usize = 256;
+
 /// Strengths of equalization that are tried, from none to all on the weights' side.
 const ALPHAS: [f32; 8] = [0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9];
 
@@ -36,12 +39,13 @@ const ALPHAS: [f32; 8] = [0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9];
 /// Every strength in a fixed list is tried with plain rounding; the one with the least output
 /// error on the samples is then rounded with error compensation.
 pub fn quantize(weight: &Matrix, pattern: &Pattern, stats: &InputStats) -> Int8Matrix {
-    let exact = exact_outputs(weight, &stats.samples);
+    let samples = &spread(&stats.samples, JUDGED);
+    let exact = exact_outputs(weight, samples);
     let energy: f64 = exact.iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
     let candidate = |alpha: f32| {
         let equalize = equalize::factors(weight, pattern, &stats.max_abs, alpha);
         let (scale, weights) = rounding::nearest(weight, &equalize);
-        let error = output_error(&equalize, &scale, &weights, &stats.samples, &exact);
+        let error = output_error(&equalize, &scale, &weights, samples, &exact);
         Int8Matrix { equalize, scale, weights, error: error / energy.max(1e-30), alpha }
     };
     let mut candidates: Vec<Int8Matrix> = ALPHAS.par_iter().map(|a| candidate(*a)).collect();
@@ -49,10 +53,18 @@ pub fn quantize(weight: &Matrix, pattern: &Pattern, stats: &InputStats) -> Int8M
     let plain = candidates.swap_remove(0);
     let weights =
         rounding::compensated(weight, pattern, &plain.equalize, &plain.scale, &stats.second_moment);
-    let error = output_error(&plain.equalize, &plain.scale, &weights, &stats.samples, &exact);
+    let error = output_error(&plain.equalize, &plain.scale, &weights, samples, &exact);
     let error = error / energy.max(1e-30);
     // Compensation is fitted on all tokens and judged on the samples; it must not lose.
     if error < plain.error { Int8Matrix { weights, error, ..plain } } else { plain }
+}
+
+/// At most `count` rows of `samples`, evenly spread.
+fn spread(samples: &Matrix, count: usize) -> Matrix {
+    let rows = samples.rows.min(count);
+    let data =
+        (0..rows).flat_map(|i| samples.row(i * samples.rows / rows.max(1)).to_vec()).collect();
+    Matrix { rows, cols: samples.cols, data }
 }
 
 /// `samples × weightᵀ`, `[samples][rows]`.
