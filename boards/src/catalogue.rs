@@ -192,6 +192,18 @@ mod tests {
     }
 
     #[test]
+    fn a_build_by_hand_uses_the_same_flags() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../firmware/.cargo/config.toml");
+        let config: toml::Table =
+            std::fs::read_to_string(path).expect("there").parse().expect("toml");
+        let id = config["env"]["GROUSE_BOARD"].as_str().expect("a board");
+        let board = Board::by_id(id).expect("known");
+        assert_eq!(config["build"]["target"].as_str(), Some(&*board.target));
+        let flags = config["build"]["rustflags"].as_array().expect("flags");
+        assert!(flags.iter().filter_map(|f| f.as_str()).eq(&board.rustflags));
+    }
+
+    #[test]
     fn an_unknown_board_names_the_known_ones() {
         let error = Board::by_id("toaster").expect_err("unknown");
         assert!(error.to_string().contains("toaster") && error.remedy().contains("mps3-an547"));

@@ -147,6 +147,9 @@ pub enum Error {
 }
 
 impl Error {
+    /// The runtime's number for more tokens than the model knows.
+    const TOO_MANY_TOKENS: u16 = 9;
+
     /// What to do about it.
     pub fn remedy(&self) -> String {
         match self {
@@ -169,6 +172,9 @@ impl Error {
             }
             Self::TextTooLong { .. } => "split the text".into(),
             Self::UnknownBackend { known, .. } => format!("it has: {known}"),
+            Self::Refused { code: Self::TOO_MANY_TOKENS, .. } => {
+                "ask for fewer tokens (--tokens), or leave that to the model".into()
+            }
             Self::Refused { .. } => "the message says what to do".into(),
             Self::Fault { .. } => {
                 "this is a defect of the firmware; run again with --log and report it".into()
