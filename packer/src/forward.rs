@@ -7,6 +7,7 @@
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use grouse_runtime::format::MatrixKind;
+use grouse_runtime::math;
 use rayon::prelude::*;
 
 use crate::model::{Activation, Config, DenseModel, Layer, LayerNorm, Linear, Matrix, Pooling};
@@ -275,7 +276,7 @@ fn activate(values: &mut Matrix, activation: Activation) {
     // One arm per function, so that the compiler can inline and vectorise each.
     match activation {
         Activation::Gelu => {
-            apply(values, |x| 0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2)));
+            apply(values, math::gelu);
         }
         Activation::GeluTanh => apply(values, |x| {
             // sqrt(2/π)
@@ -290,29 +291,6 @@ fn apply(values: &mut Matrix, one: impl Fn(f32) -> f32 + Sync) {
     values.data.par_chunks_mut(CHUNK * cols).for_each(|part| {
         part.iter_mut().for_each(|x| *x = one(*x));
     });
-}
-
-/// The error function within 5e-7, as a quotient of polynomials: without a branch it is
-/// vectorised, and libm's would take most of the forward pass.
-fn erf(x: f32) -> f32 {
-    let x = x.clamp(-4.0, 4.0);
-    let y = x * x;
-    let mut p = -2.726_142_3e-10;
-    for c in [
-        2.770_681_4e-8,
-        -2.101_024e-6,
-        -5.692_506_5e-5,
-        -7.349_906_3e-4,
-        -2.954_599_8e-3,
-        -1.609_603_3e-2,
-    ] {
-        p = p * y + c;
-    }
-    let mut q = -1.456_607_2e-5;
-    for c in [-2.133_740_6e-4, -1.682_827e-3, -7.373_329_2e-3, -1.426_473_9e-2] {
-        q = q * y + c;
-    }
-    x * p / q
 }
 
 fn residual(mut out: Matrix, input: &Matrix, norm: &LayerNorm, config: &Config) -> Matrix {
@@ -335,29 +313,4 @@ pub fn normalize_rows(values: &mut Matrix, norm: &LayerNorm, eps: f32) {
             }
         }
     });
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// erf by its Taylor series in f64, good to 1e-12 up to 4.
-    fn erf_series(x: f64) -> f64 {
-        let (mut term, mut sum) = (x, x);
-        for n in 1..200 {
-            term *= -x * x / f64::from(n);
-            sum += term / f64::from(2 * n + 1);
-        }
-        sum * std::f64::consts::FRAC_2_SQRT_PI
-    }
-
-    #[test]
-    fn erf_is_within_its_bound() {
-        for step in -4500..=4500 {
-            let x = step as f32 / 1000.0;
-            let expected = erf_series(f64::from(x.clamp(-4.0, 4.0)));
-            let error = (f64::from(erf(x)) - expected).abs();
-            assert!(error < 5e-7, "erf({x}) is wrong by {error}");
-        }
-    }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use grouse_runtime::format::{self, Header, MatrixKind, SectionEntry};
+use grouse_runtime::format::{self, Header, MatrixKind};
 use grouse_runtime::plan::Plan;
 use grouse_runtime::view::Model;
 use serde::Serialize;
@@ -163,7 +163,7 @@ impl Inspection {
 
 fn sections(model: &Model<'_>) -> Vec<SectionFigures> {
     let entries = model.sections();
-    let head = (size_of::<Header>() + size_of::<SectionEntry>() * entries.len()) as u64;
+    let head = (size_of::<Header>() + size_of_val(entries)) as u64;
     let starts = entries.iter().map(|e| e.offset).chain([model.header().file_bytes]);
     let parts = std::iter::once(("HEAD".to_string(), 0, 0, head)).chain(
         entries

@@ -29,14 +29,8 @@ pub mod exp_constants {
     /// ln 2, the rest.
     pub const LN2_LOW: f32 = -2.121_944_4e-4;
     /// Polynomial in the reduced argument, highest power first (Cephes `expf`).
-    pub const POLY: [f32; 6] = [
-        1.987_569_1e-4,
-        1.398_199_9e-3,
-        8.333_452e-3,
-        4.166_579_6e-2,
-        1.666_666_5e-1,
-        5.000_000_1e-1,
-    ];
+    pub const POLY: [f32; 6] =
+        [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
 }
 
 /// eˣ for x clamped to [−64, 64]; relative error below 2e-7.
@@ -66,7 +60,7 @@ pub mod erf_constants {
         -2.101_024_1e-6,
         -5.692_506_5e-5,
         -7.349_906_6e-4,
-        -2.954_599_8e-3,
+        -2.954_6e-3,
         -1.609_603_3e-2,
     ];
     /// Denominator.

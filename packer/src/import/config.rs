@@ -108,7 +108,7 @@ fn bert_config(file: &JsonFile) -> Result<Config> {
             "use a model with a smaller hidden_size",
         ));
     }
-    if config.hidden_size % config.heads != 0 {
+    if !config.hidden_size.is_multiple_of(config.heads) {
         return Err(Error::input(
             format!(
                 "{}: hidden_size {} is not a multiple of num_attention_heads {}",

@@ -6,26 +6,30 @@ use crate::kernels::{Backend, RowScale, TOKENS_PER_CALL, TileSums};
 use crate::plan::TOKEN_TILE;
 use crate::view::{Block, Group, Indices, Matrix};
 
-/// Buffers of a linear layer, from the arena.
-pub(super) struct Scratch<'a> {
+/// Buffers of a linear layer, from the arena; see [`crate::plan::Plan`] for their sizes.
+#[derive(Debug)]
+pub struct Scratch<'a> {
     /// int8 `[TOKEN_TILE][cols]`.
-    pub(super) rows: &'a mut [i8],
+    pub rows: &'a mut [i8],
     /// int8 `[TOKEN_TILE][depth_i8]`.
-    pub(super) panel_i8: &'a mut [i8],
+    pub panel_i8: &'a mut [i8],
     /// f32 `[TOKEN_TILE][depth_f32]`.
-    pub(super) panel_f32: &'a mut [f32],
+    pub panel_f32: &'a mut [f32],
     /// Row length of `panel_i8`.
-    pub(super) depth_i8: usize,
+    pub depth_i8: usize,
     /// Row length of `panel_f32`.
-    pub(super) depth_f32: usize,
+    pub depth_f32: usize,
 }
 
 /// Token vectors at a fixed distance: row `t` is `data[t × stride..][..width]`.
-#[derive(Clone, Copy)]
-pub(super) struct Rows<'a> {
-    pub(super) data: &'a [f32],
-    pub(super) stride: usize,
-    pub(super) width: usize,
+#[derive(Debug, Clone, Copy)]
+pub struct Rows<'a> {
+    /// The vectors and what lies between them.
+    pub data: &'a [f32],
+    /// Distance from one row to the next, in elements.
+    pub stride: usize,
+    /// Length of a row, in elements.
+    pub width: usize,
 }
 
 impl<'a> Rows<'a> {
@@ -35,7 +39,10 @@ impl<'a> Rows<'a> {
 }
 
 /// `out[t] = W input[t] + b` for up to [`TOKEN_TILE`] tokens; `out` rows are `matrix.rows()` long.
-pub(super) fn linear(
+///
+/// # Errors
+/// None for a matrix of an opened model.
+pub fn linear(
     backend: &dyn Backend,
     matrix: &Matrix<'_>,
     scratch: &mut Scratch<'_>,

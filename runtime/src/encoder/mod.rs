@@ -1,7 +1,7 @@
 //! The encoder: ids in, hidden states and an embedding out, in a caller-given arena.
 
 mod attention;
-mod linear;
+pub mod linear;
 
 use crate::error::{Error, Result};
 use crate::format::{self, Arch, MatrixKind};

@@ -85,15 +85,16 @@ proptest! {
         let mut want: TileSums<i32> = Default::default();
         Scalar.tile_i8(&tile, &panel, stride, &mut want);
         // The definition itself, from the layout's documentation.
-        for t in 0..tokens {
-            for r in 0..TILE_ROWS {
+        for (t, row) in want.iter().enumerate().take(tokens) {
+            for (r, got) in row.iter().enumerate() {
                 let sum: i32 = (0..steps * TILE_DEPTH)
                     .map(|k| {
-                        let at = k / TILE_DEPTH * TILE_ROWS * TILE_DEPTH + r * TILE_DEPTH + k % TILE_DEPTH;
+                        let (step, lane) = (k / TILE_DEPTH, k % TILE_DEPTH);
+                        let at = (step * TILE_ROWS + r) * TILE_DEPTH + lane;
                         i32::from(tile[at]) * i32::from(panel[t * stride + k])
                     })
                     .sum();
-                prop_assert_eq!(want[t][r], sum);
+                prop_assert_eq!(*got, sum);
             }
         }
         for backend in others() {

@@ -118,7 +118,10 @@ impl<'a> Model<'a> {
             [] => {}
             [meta] if meta.kind == format::SECTION_META => {}
             _ => {
-                return Err(Error::Malformed { section: HEAD, what: "unknown sections at the end" });
+                return Err(Error::Malformed {
+                    section: HEAD,
+                    what: "unknown sections at the end",
+                });
             }
         }
         Ok(Self { bytes: file, header, sections, arch, tokenizer, embeddings })
