@@ -291,3 +291,74 @@ impl JsonFile {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn base() -> Value {
+        json!({ "model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1,
+                "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 10,
+                "max_position_embeddings": 32 })
+    }
+
+    fn read_with(config: &Value, files: &[(&str, Value)]) -> Result<Settings> {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("1_Pooling")).unwrap();
+        std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+        for (name, value) in files {
+            std::fs::write(dir.path().join(name), value.to_string()).unwrap();
+        }
+        read(dir.path())
+    }
+
+    #[test]
+    fn bare_directories_pool_by_the_mean() {
+        let settings = read_with(&base(), &[]).unwrap();
+        assert_eq!((settings.pooling, settings.normalize), (Pooling::Mean, true));
+        assert_eq!(settings.max_tokens, 32);
+    }
+
+    #[test]
+    fn modules_are_heeded() {
+        let modules = json!([{ "type": "sentence_transformers.models.Transformer", "path": "" },
+            { "type": "sentence_transformers.models.Pooling", "path": "1_Pooling" }]);
+        let pooling = json!({ "pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false });
+        let length = json!({ "max_seq_length": 20 });
+        let files = [
+            ("modules.json", modules.clone()),
+            ("1_Pooling/config.json", pooling),
+            ("sentence_bert_config.json", length),
+        ];
+        let settings = read_with(&base(), &files).unwrap();
+        assert_eq!((settings.pooling, settings.normalize), (Pooling::Cls, false));
+        assert_eq!(settings.max_tokens, 20);
+        let most = json!({ "pooling_mode_max_tokens": true });
+        let files = [("modules.json", modules), ("1_Pooling/config.json", most)];
+        assert!(read_with(&base(), &files).is_err());
+        let dense = json!([{ "type": "sentence_transformers.models.Dense" }]);
+        assert!(read_with(&base(), &[("modules.json", dense)]).is_err());
+    }
+
+    #[test]
+    fn unsupported_settings_are_named() {
+        for (key, value) in [
+            ("model_type", json!("roberta")),
+            ("hidden_act", json!("swish")),
+            ("position_embedding_type", json!("relative_key")),
+            ("num_attention_heads", json!(3)),
+            ("hidden_size", json!(0)),
+            ("intermediate_size", json!(MAX_DIM + 1)),
+            ("vocab_size", json!(-1)),
+            ("layer_norm_eps", json!("x")),
+            ("is_decoder", json!(true)),
+        ] {
+            let mut config = base();
+            config[key] = value;
+            let error = read_with(&config, &[]).unwrap_err().to_string();
+            assert!(error.contains(key), "{key}: {error}");
+        }
+    }
+}

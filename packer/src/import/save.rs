@@ -218,3 +218,24 @@ fn say_float32(path: &Path) -> Result<()> {
     }
     if set { write_json(path, &config) } else { Ok(()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_former_outputs_are_replaced() {
+        let root = tempfile::tempdir().unwrap();
+        let (source, out) = (root.path().join("source"), root.path().join("out"));
+        std::fs::create_dir(&source).unwrap();
+        assert!(check_output(&source, &source).is_err());
+        assert!(check_output(&source, &out).is_ok());
+        std::fs::create_dir(&out).unwrap();
+        assert!(check_output(&source, &out).is_ok());
+        std::fs::write(out.join("mine.txt"), "").unwrap();
+        assert!(check_output(&source, &out).is_err());
+        std::fs::write(out.join(MARK), "{}").unwrap();
+        assert!(check_output(&source, &out).is_ok());
+        assert!(check_output(&source, &out.join("mine.txt")).is_err());
+    }
+}

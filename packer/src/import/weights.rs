@@ -172,3 +172,68 @@ fn shards(dir: &Path) -> Result<Vec<PathBuf>> {
     }
     Ok(names.into_iter().map(|name| dir.join(name)).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use safetensors::tensor::TensorView;
+
+    use super::*;
+
+    fn file(dir: &Path, name: &str, tensors: &[(&str, Dtype, &[u8])]) {
+        let views = tensors.iter().map(|(name, dtype, bytes)| {
+            let count = bytes.len() * 8 / dtype.bitsize();
+            (*name, TensorView::new(*dtype, vec![count], bytes).unwrap())
+        });
+        let bytes = safetensors::serialize(views, None).unwrap();
+        std::fs::write(dir.join(name), bytes).unwrap();
+    }
+
+    #[test]
+    fn number_types_become_f32() {
+        let dir = tempfile::tempdir().unwrap();
+        let (f32s, f16s, bf16s) = (1.5f32.to_le_bytes(), [0x00, 0x3e], [0xc0, 0x3f]);
+        file(
+            dir.path(),
+            SINGLE,
+            &[("a", Dtype::F32, &f32s), ("b", Dtype::F16, &f16s), ("c", Dtype::BF16, &bf16s)],
+        );
+        let checkpoint = Checkpoint::open(dir.path()).unwrap();
+        for name in ["a", "b", "c"] {
+            assert_eq!(checkpoint.read(name, &[1]).unwrap(), [1.5]);
+        }
+    }
+
+    #[test]
+    fn faults_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes: Vec<u8> = [1.0, f32::NAN].iter().flat_map(|v: &f32| v.to_le_bytes()).collect();
+        file(dir.path(), SINGLE, &[("bad", Dtype::F32, &bytes), ("ids", Dtype::I64, &[0; 8])]);
+        let checkpoint = Checkpoint::open(dir.path()).unwrap();
+        let said =
+            |name: &str, shape: &[usize]| checkpoint.read(name, shape).unwrap_err().to_string();
+        assert!(said("gone", &[1]).contains("\"gone\" is missing"));
+        assert!(said("bad", &[3]).contains("shape [2], expected [3]"));
+        assert!(said("bad", &[2]).contains("NaN at index 1"));
+        assert!(said("ids", &[1]).contains("I64"));
+        std::fs::write(dir.path().join(SINGLE), b"short").unwrap();
+        assert!(Checkpoint::open(dir.path()).is_err());
+    }
+
+    #[test]
+    fn shards_are_joined_and_stay_inside() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["x", "y"] {
+            let value = 2.0f32.to_le_bytes();
+            file(dir.path(), &format!("{name}.safetensors"), &[(name, Dtype::F32, &value)]);
+        }
+        let index = dir.path().join(INDEX);
+        let good = r#"{"weight_map":{"x":"x.safetensors","y":"y.safetensors"}}"#;
+        std::fs::write(&index, good).unwrap();
+        let checkpoint = Checkpoint::open(dir.path()).unwrap();
+        assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["x", "y"]);
+        for bad in [r#"{"weight_map":{"x":"../x.safetensors"}}"#, "{}", "no"] {
+            std::fs::write(&index, bad).unwrap();
+            assert!(Checkpoint::open(dir.path()).is_err(), "{bad}");
+        }
+    }
+}
