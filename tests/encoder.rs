@@ -1,0 +1,114 @@
+//! The runtime's encoder against candle's BERT, an independent implementation, and its backends
+//! against each other.
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
+use candle_transformers::models::bert::{BertModel, Config};
+use grouse::model::DenseModel;
+use grouse_runtime::encoder::Encoder;
+use grouse_runtime::format::DataType;
+use grouse_runtime::kernels::{BACKENDS, Backend, scalar::Scalar};
+use grouse_runtime::plan::Plan;
+use grouse_runtime::view::Model;
+use grouse_tests::packed::{Aligned, pack};
+use grouse_tests::random_bert::{self, Shape};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+/// Largest difference of a hidden state; both sides round in f32, in different orders.
+const BOUND: f32 = 1e-4;
+
+fn sentences(shape: &Shape, seed: u64) -> Vec<Vec<u32>> {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut ids = |n: usize| (0..n).map(|_| random.random_range(0..shape.vocab as u32)).collect();
+    (1..=shape.max_positions.min(40)).map(&mut ids).collect()
+}
+
+fn states(model: &Model<'_>, backend: &'static dyn Backend, ids: &[u32]) -> Vec<f32> {
+    let plan = Plan::new(model, ids.len()).unwrap();
+    let mut arena = vec![0.0_f32; plan.arena_bytes() / 4];
+    let arena = bytemuck::cast_slice_mut(&mut arena);
+    let mut encoder = Encoder::new(model, backend, arena, ids.len()).unwrap();
+    encoder.forward(ids).unwrap();
+    encoder.hidden_states().to_vec()
+}
+
+fn candle(model: &DenseModel, dir: &std::path::Path) -> BertModel {
+    let out = dir.with_extension("saved");
+    grouse::import::save_dir(model, dir, &out, &serde_json::json!({})).unwrap();
+    let config = std::fs::read_to_string(out.join("config.json")).unwrap();
+    // candle has its own name for the tanh approximation.
+    let config: Config =
+        serde_json::from_str(&config.replace("gelu_new", "geluapproximate")).unwrap();
+    let bytes = std::fs::read(out.join("model.safetensors")).unwrap();
+    let weights = VarBuilder::from_buffered_safetensors(bytes, DType::F32, &Device::Cpu).unwrap();
+    BertModel::load(weights, &config).unwrap()
+}
+
+/// f32 against candle; every number type, scalar against the other backends.
+fn check(shape: &Shape, seed: u64, prune: impl Fn(usize, usize, usize) -> bool) {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("model");
+    random_bert::write(&dir, shape, seed);
+    let mut model = grouse::import::load_dir(&dir).unwrap();
+    for layer in &mut model.layers {
+        for (n, (_, linear)) in layer.linears_mut().into_iter().enumerate() {
+            let cols = linear.weight.cols;
+            for (i, w) in linear.weight.data.iter_mut().enumerate() {
+                if prune(n, i / cols, i % cols) {
+                    *w = 0.0;
+                }
+            }
+        }
+    }
+    let oracle = candle(&model, &dir);
+    let texts = sentences(shape, seed);
+    let exact = Aligned::new(&pack(&model, DataType::F32, &texts));
+    let exact = Model::open(exact.bytes()).unwrap();
+    for ids in &texts {
+        let tensor = Tensor::new(ids.as_slice(), &Device::Cpu).unwrap().unsqueeze(0).unwrap();
+        let types = tensor.zeros_like().unwrap();
+        let want = oracle.forward(&tensor, &types, None).unwrap();
+        let want = want.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let got = states(&exact, &Scalar, ids);
+        assert_eq!(got.len(), want.len());
+        let worst = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst <= BOUND, "{shape:?}, {} tokens: {worst}", ids.len());
+    }
+    for weights in [DataType::F32, DataType::F16, DataType::I8] {
+        let file = Aligned::new(&pack(&model, weights, &texts));
+        let model = Model::open(file.bytes()).unwrap();
+        for ids in &texts {
+            let want = states(&model, &Scalar, ids);
+            for backend in BACKENDS {
+                let got = states(&model, backend, ids);
+                let same = got.iter().zip(&want).all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(same, "{} {weights:?}, {} tokens", backend.name(), ids.len());
+            }
+        }
+    }
+}
+
+#[test]
+fn dense_models_of_several_shapes() {
+    check(&Shape::default(), 1, |_, _, _| false);
+    let odd = Shape { hidden: 36, heads: 3, intermediate: 50, layers: 1, ..Shape::default() };
+    check(&odd, 2, |_, _, _| false);
+    let tanh = Shape { hidden: 64, heads: 2, activation: "gelu_new", ..Shape::default() };
+    check(&tanh, 3, |_, _, _| false);
+}
+
+#[test]
+fn disjoint_groups() {
+    check(&Shape::default(), 4, |_, row, col| row % 4 != col % 4);
+}
+
+#[test]
+fn shared_inputs_beside_groups() {
+    check(&Shape::default(), 5, |_, row, col| col % 4 != 0 && row % 2 != (col / 4) % 2);
+}
+
+#[test]
+fn empty_rows_dropped_inputs_and_an_empty_matrix() {
+    check(&Shape::default(), 6, |n, row, col| n == 4 || row % 3 == 0 || col % 5 == 0);
+}

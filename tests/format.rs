@@ -1,0 +1,132 @@
+//! Damaged, foreign and hostile files: refused, or harmless, and never a panic.
+
+use grouse::inspect::Inspection;
+use grouse_runtime::encoder::Encoder;
+use grouse_runtime::format::{DataType, Header, SectionEntry};
+use grouse_runtime::kernels::wide::Wide;
+use grouse_runtime::plan::Plan;
+use grouse_runtime::view::Model;
+use grouse_runtime::{Error, Result};
+use grouse_tests::packed::{Aligned, pack};
+use grouse_tests::random_bert::{self, Shape};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+/// A small pruned file.
+fn small() -> Aligned {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("model");
+    let shape = Shape { layers: 1, ..Shape::default() };
+    random_bert::write(&dir, &shape, 11);
+    let mut model = grouse::import::load_dir(&dir).unwrap();
+    for (_, linear) in model.layers.iter_mut().flat_map(|l| l.linears_mut()) {
+        let cols = linear.weight.cols;
+        for (i, w) in linear.weight.data.iter_mut().enumerate() {
+            if (i / cols) % 2 != (i % cols) % 2 {
+                *w = 0.0;
+            }
+        }
+    }
+    let sentences: Vec<Vec<u32>> = (0..40).map(|s| (0..8).map(|t| s + t).collect()).collect();
+    Aligned::new(&pack(&model, DataType::I8, &sentences))
+}
+
+fn embed(file: &[u8]) -> Result<Vec<u32>> {
+    let model = Model::open(file)?;
+    let ids = [1, 2, 3, 4];
+    let plan = Plan::new(&model, ids.len())?;
+    let mut arena = vec![0.0_f32; plan.arena_bytes() / 4];
+    let mut out = vec![0.0; model.arch().hidden_size as usize];
+    let arena = bytemuck::cast_slice_mut(&mut arena);
+    Encoder::new(&model, &Wide, arena, ids.len())?.embed(&ids, &mut out)?;
+    Ok(out.iter().map(|v| v.to_bits()).collect())
+}
+
+#[test]
+fn every_changed_byte_of_header_and_table_is_refused() {
+    let mut file = small();
+    let sections = Model::open(file.bytes()).unwrap().sections().len();
+    for at in 0..size_of::<Header>() + sections * size_of::<SectionEntry>() {
+        for change in [0x01, 0x80, 0xff] {
+            file.bytes_mut()[at] ^= change;
+            assert!(Model::open(file.bytes()).is_err(), "byte {at} ^ {change}");
+            file.bytes_mut()[at] ^= change;
+        }
+    }
+}
+
+#[test]
+fn every_changed_byte_behind_is_refused() {
+    let mut file = small();
+    for at in 0..file.bytes().len() {
+        file.bytes_mut()[at] ^= 0x10;
+        assert!(Model::open(file.bytes()).is_err(), "byte {at}");
+        file.bytes_mut()[at] ^= 0x10;
+    }
+}
+
+#[test]
+fn every_truncation_is_refused() {
+    let file = small();
+    for length in 0..file.bytes().len() {
+        assert!(Model::open(&file.bytes()[..length]).is_err(), "{length} bytes");
+    }
+}
+
+#[test]
+fn foreign_future_and_overlong_files_are_named() {
+    let file = small();
+    assert_eq!(Model::open(&Aligned::new(&[b'x'; 200]).bytes()[..]).unwrap_err(), Error::NotGrouse);
+    let mut future = file.clone();
+    future.bytes_mut()[8] = 2;
+    let error = Model::open(future.bytes()).unwrap_err();
+    assert_eq!(error, Error::Version { found: 2, supported: 1 });
+    let mut longer = file.bytes().to_vec();
+    longer.push(0);
+    let error = Model::open(Aligned::new(&longer).bytes()).unwrap_err();
+    assert!(matches!(error, Error::Malformed { .. }), "{error}");
+    let shifted = [&[0; 1], file.bytes()].concat();
+    let shifted = Aligned::new(&shifted);
+    assert!(matches!(Model::open(&shifted.bytes()[1..]), Err(Error::Misaligned { .. })));
+}
+
+/// With right checksums over wrong bytes only the deep checks are left: no panic, whatever comes.
+#[test]
+fn hostile_files_do_not_panic() {
+    let file = small();
+    let entries: Vec<SectionEntry> = Model::open(file.bytes()).unwrap().sections().to_vec();
+    let mut random = StdRng::seed_from_u64(5);
+    let mut opened = 0;
+    for _ in 0..4000 {
+        let mut bad = file.clone();
+        let which = random.random_range(0..entries.len());
+        let entry = entries[which];
+        let start = entry.offset as usize;
+        let end = start + entry.bytes as usize;
+        // Mostly in the first bytes, where descriptors and offsets are.
+        let reach = if random.random_bool(0.7) { (end - start).min(400) } else { end - start };
+        for _ in 0..random.random_range(1..4) {
+            bad.bytes_mut()[start + random.random_range(0..reach)] = random.random();
+        }
+        let crc = crc32fast::hash(&bad.bytes()[start..end]);
+        let table = size_of::<Header>();
+        let field = table + which * size_of::<SectionEntry>() + 24;
+        bad.bytes_mut()[field..field + 4].copy_from_slice(&crc.to_le_bytes());
+        let mut head = crc32fast::Hasher::new();
+        head.update(&bad.bytes()[..table - 4]);
+        head.update(&bad.bytes()[table..table + entries.len() * size_of::<SectionEntry>()]);
+        let crc = head.finalize();
+        bad.bytes_mut()[table - 4..table].copy_from_slice(&crc.to_le_bytes());
+        opened += u32::from(embed(bad.bytes()).is_ok());
+    }
+    assert!(opened > 100, "only {opened} files opened: the checksums are not mended");
+}
+
+#[test]
+fn the_parts_add_up_to_the_file() {
+    let file = small();
+    let inspection = Inspection::of(&Model::open(file.bytes()).unwrap()).unwrap();
+    let sum: u64 = inspection.sections.iter().map(|s| s.bytes + s.padding).sum();
+    assert_eq!(sum, file.bytes().len() as u64);
+    assert!((inspection.density - 0.5).abs() < 0.01, "{}", inspection.density);
+}

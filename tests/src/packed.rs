@@ -1,0 +1,46 @@
+//! Packed files in memory.
+
+use grouse::model::DenseModel;
+use grouse::pack::{self, Options};
+use grouse_runtime::format::{BASE_ALIGN, DataType};
+
+/// A file's bytes at a multiple of [`BASE_ALIGN`].
+#[derive(Debug, Clone)]
+pub struct Aligned {
+    words: Vec<u128>,
+    length: usize,
+}
+
+impl Aligned {
+    /// A copy of `bytes`.
+    pub fn new(bytes: &[u8]) -> Self {
+        let mut words = vec![0_u128; bytes.len().div_ceil(BASE_ALIGN)];
+        bytemuck::cast_slice_mut(&mut words)[..bytes.len()].copy_from_slice(bytes);
+        Self { words, length: bytes.len() }
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &bytemuck::cast_slice(&self.words)[..self.length]
+    }
+
+    /// The bytes, to damage.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut bytemuck::cast_slice_mut(&mut self.words)[..self.length]
+    }
+}
+
+/// Packs `model` with `weights` and int8 or f32 embeddings, calibrated on `sentences`.
+///
+/// # Panics
+/// When the packer refuses.
+pub fn pack(model: &DenseModel, weights: DataType, sentences: &[Vec<u32>]) -> Vec<u8> {
+    let stats = grouse::calibrate::collect(model, sentences).unwrap();
+    let options = Options {
+        weights,
+        embeddings: if weights == DataType::F32 { DataType::F32 } else { DataType::I8 },
+        max_tokens: None,
+        calibration: "the test's own".into(),
+    };
+    pack::pack(model, Some(&stats), &options).unwrap().bytes
+}
