@@ -1,9 +1,11 @@
 //! Damaged, foreign and hostile files: refused, or harmless, and never a panic.
 
+use std::mem::offset_of;
+
 use grouse::inspect::Inspection;
 use grouse_runtime::encoder::Encoder;
 use grouse_runtime::format::{DataType, Header, SectionEntry};
-use grouse_runtime::kernels::wide::Wide;
+use grouse_runtime::kernels::{Backend, scalar::Scalar, wide::Wide};
 use grouse_runtime::plan::Plan;
 use grouse_runtime::view::Model;
 use grouse_runtime::{Error, Result};
@@ -12,8 +14,12 @@ use grouse_tests::random_bert::{self, Shape};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-/// A small pruned file.
+/// A small pruned file with int8 weights.
 fn small() -> Aligned {
+    small_in(DataType::I8)
+}
+
+fn small_in(weights: DataType) -> Aligned {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("model");
     let shape = Shape { layers: 1, ..Shape::default() };
@@ -28,17 +34,17 @@ fn small() -> Aligned {
         }
     }
     let sentences: Vec<Vec<u32>> = (0..40).map(|s| (0..8).map(|t| s + t).collect()).collect();
-    Aligned::new(&pack(&model, DataType::I8, &sentences))
+    Aligned::new(&pack(&model, weights, &sentences))
 }
 
-fn embed(file: &[u8]) -> Result<Vec<u32>> {
+fn embed(file: &[u8], backend: &'static dyn Backend) -> Result<Vec<u32>> {
     let model = Model::open(file)?;
     let ids = [1, 2, 3, 4];
     let plan = Plan::new(&model, ids.len())?;
     let mut arena = vec![0.0_f32; plan.arena_bytes() / 4];
     let mut out = vec![0.0; model.arch().hidden_size as usize];
     let arena = bytemuck::cast_slice_mut(&mut arena);
-    Encoder::new(&model, &Wide, arena, ids.len())?.embed(&ids, &mut out)?;
+    Encoder::new(&model, backend, arena, ids.len())?.embed(&ids, &mut out)?;
     Ok(out.iter().map(|v| v.to_bits()).collect())
 }
 
@@ -76,7 +82,7 @@ fn every_truncation_is_refused() {
 #[test]
 fn foreign_future_and_overlong_files_are_named() {
     let file = small();
-    assert_eq!(Model::open(&Aligned::new(&[b'x'; 200]).bytes()[..]).unwrap_err(), Error::NotGrouse);
+    assert_eq!(Model::open(Aligned::new(&[b'x'; 200]).bytes()).unwrap_err(), Error::NotGrouse);
     let mut future = file.clone();
     future.bytes_mut()[8] = 2;
     let error = Model::open(future.bytes()).unwrap_err();
@@ -90,36 +96,82 @@ fn foreign_future_and_overlong_files_are_named() {
     assert!(matches!(Model::open(&shifted.bytes()[1..]), Err(Error::Misaligned { .. })));
 }
 
+/// Mends the checksums of section `which` and of the header, as an attacker would.
+fn mend(file: &mut [u8], entries: &[SectionEntry], which: usize) {
+    let entry = entries[which];
+    let start = entry.offset as usize;
+    let crc = crc32fast::hash(&file[start..start + entry.bytes as usize]);
+    let table = size_of::<Header>();
+    let field = table + which * size_of::<SectionEntry>() + offset_of!(SectionEntry, crc);
+    file[field..field + 4].copy_from_slice(&crc.to_le_bytes());
+    mend_header(file, entries.len());
+}
+
+fn mend_header(file: &mut [u8], sections: usize) {
+    let table = size_of::<Header>();
+    let mut head = crc32fast::Hasher::new();
+    head.update(&file[..table - 4]);
+    head.update(&file[table..table + sections * size_of::<SectionEntry>()]);
+    file[table - 4..table].copy_from_slice(&head.finalize().to_le_bytes());
+}
+
+/// No panic, and whatever opens runs to the same bits, or to an error, on both backends.
+fn harmless(file: &[u8]) -> bool {
+    let result = embed(file, &Wide);
+    assert_eq!(result, embed(file, &Scalar));
+    result.is_ok()
+}
+
 /// With right checksums over wrong bytes only the deep checks are left: no panic, whatever comes.
 #[test]
-fn hostile_files_do_not_panic() {
-    let file = small();
-    let entries: Vec<SectionEntry> = Model::open(file.bytes()).unwrap().sections().to_vec();
+fn hostile_sections_do_not_panic() {
+    // Counts and offsets that tempt arithmetic to overflow or to land just outside.
+    const EXTREMES: [u32; 9] =
+        [0, 1, 0xffff, 0x4000, 0x4001, 0x7fff_ffff, 0x8000_0000, 0xffff_fff1, u32::MAX];
     let mut random = StdRng::seed_from_u64(5);
-    let mut opened = 0;
-    for _ in 0..4000 {
-        let mut bad = file.clone();
-        let which = random.random_range(0..entries.len());
-        let entry = entries[which];
-        let start = entry.offset as usize;
-        let end = start + entry.bytes as usize;
-        // Mostly in the first bytes, where descriptors and offsets are.
-        let reach = if random.random_bool(0.7) { (end - start).min(400) } else { end - start };
-        for _ in 0..random.random_range(1..4) {
-            bad.bytes_mut()[start + random.random_range(0..reach)] = random.random();
+    for weights in [DataType::I8, DataType::F16, DataType::F32] {
+        let file = small_in(weights);
+        let entries: Vec<SectionEntry> = Model::open(file.bytes()).unwrap().sections().to_vec();
+        let mut opened = 0;
+        for case in 0..3000 {
+            let mut bad = file.clone();
+            let which = random.random_range(0..entries.len());
+            let start = entries[which].offset as usize;
+            let size = entries[which].bytes as usize;
+            // Mostly in the first bytes, where descriptors and offsets are.
+            let reach = if random.random_bool(0.7) { size.min(400) } else { size };
+            for _ in 0..random.random_range(1..4) {
+                let at = start + random.random_range(0..reach);
+                if case % 2 == 0 {
+                    bad.bytes_mut()[at] = random.random();
+                } else if let Some(word) = bad.bytes_mut().get_mut(at & !3..(at & !3) + 4) {
+                    let value = EXTREMES[random.random_range(0..EXTREMES.len())];
+                    word.copy_from_slice(&value.to_le_bytes());
+                }
+            }
+            mend(bad.bytes_mut(), &entries, which);
+            opened += u32::from(harmless(bad.bytes()));
         }
-        let crc = crc32fast::hash(&bad.bytes()[start..end]);
-        let table = size_of::<Header>();
-        let field = table + which * size_of::<SectionEntry>() + 24;
-        bad.bytes_mut()[field..field + 4].copy_from_slice(&crc.to_le_bytes());
-        let mut head = crc32fast::Hasher::new();
-        head.update(&bad.bytes()[..table - 4]);
-        head.update(&bad.bytes()[table..table + entries.len() * size_of::<SectionEntry>()]);
-        let crc = head.finalize();
-        bad.bytes_mut()[table - 4..table].copy_from_slice(&crc.to_le_bytes());
-        opened += u32::from(embed(bad.bytes()).is_ok());
+        assert!(opened > 100, "only {opened} files opened: the checksums are not mended");
     }
-    assert!(opened > 100, "only {opened} files opened: the checksums are not mended");
+}
+
+/// Header and table with a right checksum over wrong figures.
+#[test]
+fn hostile_headers_do_not_panic() {
+    let file = small();
+    let model = Model::open(file.bytes()).unwrap();
+    let sections = model.sections().len();
+    let end = size_of::<Header>() + size_of_val(model.sections());
+    let mut random = StdRng::seed_from_u64(6);
+    for at in 0..end {
+        for change in [0x01, 0x80, 0xff, random.random()] {
+            let mut bad = file.clone();
+            bad.bytes_mut()[at] ^= change;
+            mend_header(bad.bytes_mut(), sections);
+            harmless(bad.bytes());
+        }
+    }
 }
 
 #[test]
