@@ -177,16 +177,19 @@ impl<B: Bus> Driver<B> {
         // Whatever went wrong, the device must not write to memory after this call.
         let stopped = if ended.is_err() { reset(bus, limits, &lent) } else { Ok(()) };
         bus.take_back(&lent);
-        if let Err(stuck) = stopped {
+        let ended = stopped.and(ended).and_then(|expected| {
+            let found = crc32fast::hash(bytemuck::must_cast_slice(sums));
+            if found == expected {
+                return Ok(());
+            }
+            // The device is done, but what damaged its sums may have damaged more.
+            reset(bus, limits, &NOTHING)?;
+            Err(Fault::ResultChecksum { expected, found })
+        });
+        if let Err(stuck @ Fault::Stuck { .. }) = ended {
             self.dead = Some(stuck);
-            return Err(stuck);
         }
-        let expected = ended?;
-        let found = crc32fast::hash(bytemuck::must_cast_slice(sums));
-        if found != expected {
-            return Err(Fault::ResultChecksum { expected, found });
-        }
-        Ok(())
+        ended
     }
 }
 
@@ -202,7 +205,8 @@ impl<B: Bus> Accelerator for Driver<B> {
         check_length(Region::Sums, job.sums_len(), sums.len())?;
         let (rows, depth) = (job.padded_rows(), job.padded_depth());
         let Capability { max_rows, max_depth, .. } = self.capability;
-        let at_once = self.capability.tokens_at_once(depth);
+        // A device may claim any number; one job's tokens keep the products below in range.
+        let at_once = self.capability.tokens_at_once(depth).min(job.tokens);
         if rows > max_rows as usize || depth > max_depth as usize || at_once == 0 {
             return Err(Fault::TooLarge { rows, depth, max_rows, max_depth });
         }
@@ -212,7 +216,7 @@ impl<B: Bus> Accelerator for Driver<B> {
         });
         // Tokens never mix, so a part of them is a job of its own.
         let mut first = 0;
-        for sums in sums.chunks_mut(at_once * rows) {
+        for sums in sums.chunks_mut((at_once * rows).max(1)) {
             let Some(part) = job.part(first, at_once) else { break };
             self.run(&part, checksum, sums)?;
             first += at_once;

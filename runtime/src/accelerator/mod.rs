@@ -126,7 +126,7 @@ impl<'a> GroupJob<'a> {
 
     /// Rows rounded up to [`TILE_ROWS`]: the row length of the sums.
     pub fn padded_rows(&self) -> usize {
-        self.rows.next_multiple_of(TILE_ROWS)
+        padded(self.rows, TILE_ROWS)
     }
 
     /// Columns (inputs) without padding.
@@ -136,7 +136,7 @@ impl<'a> GroupJob<'a> {
 
     /// Columns rounded up to [`TILE_DEPTH`]: K, the row length of the panel.
     pub fn padded_depth(&self) -> usize {
-        self.depth.next_multiple_of(TILE_DEPTH)
+        padded(self.depth, TILE_DEPTH)
     }
 
     /// Tokens: rows of the panel and of the sums.
@@ -188,6 +188,12 @@ impl<'a> GroupJob<'a> {
         let panel = self.panel.get(first * depth..(first + tokens) * depth)?;
         (tokens > 0).then_some(Self { panel, tokens, ..*self })
     }
+}
+
+/// `size`, which is at least 1, rounded up to whole tiles. The maximum changes nothing but tells the
+/// compiler that the result is not 0, so that dividing by it needs no panic.
+fn padded(size: usize, tile: usize) -> usize {
+    size.next_multiple_of(tile).max(tile)
 }
 
 /// Refuses a slice whose length is not the one that the job's sizes ask for.

@@ -6,7 +6,8 @@ use super::driver::{Driver, Limits};
 use super::faults::{Faulty, Injected};
 use super::model::Model;
 use super::{
-    Accelerator, Dispatcher, ErrorCode, Fault, GroupJob, Policy, Ran, Region, TILE_DEPTH, TILE_ROWS,
+    Accelerator, Dispatcher, ErrorCode, Fault, GroupJob, Policy, Ran, Region, TILE_DEPTH,
+    TILE_ROWS, padded,
 };
 
 /// Rows, columns and tokens of the self-test's jobs: whole tiles, ragged ones, single ones.
@@ -128,7 +129,7 @@ impl core::error::Error for SelfTestError {}
 
 /// Runs a few ragged jobs on `accelerator` and compares every sum with the plain loop's.
 ///
-/// It needs about 2.5 kB of stack, which the device must be able to reach.
+/// It needs about 4 kB of stack, which the device must be able to reach.
 ///
 /// # Errors
 /// The first fault, or the first wrong sum.
@@ -252,16 +253,16 @@ fn fill<'a>(
     seed: u32,
 ) -> Result<GroupJob<'a>, Fault> {
     let mut next = generator(seed);
-    let padded_rows = rows.next_multiple_of(TILE_ROWS);
-    let padded_depth = depth.next_multiple_of(TILE_DEPTH);
+    let (padded_rows, padded_depth) = (padded(rows, TILE_ROWS), padded(depth, TILE_DEPTH));
     let weights = weights.get_mut(..padded_rows * padded_depth).unwrap_or_default();
     let panel = panel.get_mut(..tokens * padded_depth).unwrap_or_default();
-    let tile = TILE_ROWS * padded_depth;
-    for (at, weight) in weights.iter_mut().enumerate() {
-        let (chunk, lane) = (at % tile / TILE_DEPTH, at % TILE_DEPTH);
-        let row = at / tile * TILE_ROWS + chunk % TILE_ROWS;
-        let column = chunk / TILE_ROWS * TILE_DEPTH + lane;
-        *weight = if row < rows && column < depth { next() } else { 0 };
+    let chunks_of_row = padded_depth / TILE_DEPTH;
+    for (at, chunk) in weights.as_chunks_mut::<TILE_DEPTH>().0.iter_mut().enumerate() {
+        let row = at / TILE_ROWS / chunks_of_row * TILE_ROWS + at % TILE_ROWS;
+        let first = at / TILE_ROWS % chunks_of_row * TILE_DEPTH;
+        for (column, weight) in (first..).zip(chunk) {
+            *weight = if row < rows && column < depth { next() } else { 0 };
+        }
     }
     for (at, q) in panel.iter_mut().enumerate() {
         *q = if at % padded_depth < depth { next() } else { 0 };

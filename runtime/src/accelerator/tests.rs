@@ -428,6 +428,22 @@ fn what_the_device_cannot_take_is_refused_and_not_held_against_it() {
 }
 
 #[test]
+fn a_device_may_claim_any_size() {
+    let max = u32::MAX;
+    let most = Capability {
+        max_rows: max,
+        max_depth: max,
+        max_tokens: max,
+        panel_bytes: max,
+        ..Model::CAPABILITY
+    };
+    let mut case = Case::ragged();
+    let mut driver = Driver::open(Model::new(most), LIMITS).unwrap();
+    assert_eq!(case.run(|job, sums| driver.group_matmul(job, sums)), Ok(()));
+    assert_eq!(case.sums(), case.expected);
+}
+
+#[test]
 fn memory_that_is_not_aligned_is_refused() {
     let buffer = aligned(64 + 16 + 16);
     let bytes: &[i8] = bytemuck::cast_slice(&buffer);
@@ -484,6 +500,7 @@ fn the_self_test_passes_on_the_model_and_fails_on_a_faulty_one() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it takes an interpreter many minutes")]
 fn the_drill_passes() {
     // Two of the fifteen faults last, so their three jobs are all the CPU's.
     assert_eq!(drill(), Ok(Drill { faults: 15, fallbacks: 13 * 2 + 2 * 3, recovered: 13 }));
