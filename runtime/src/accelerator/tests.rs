@@ -326,19 +326,39 @@ fn the_device_is_switched_off_after_faults_in_a_row() {
     assert_eq!(driver.bus_mut().jobs(), 4);
 }
 
+/// A device without registers that fails at every second job, starting with the first.
+struct Moody(u32);
+
+impl Accelerator for Moody {
+    fn name(&self) -> &str {
+        "moody"
+    }
+
+    fn group_matmul(&mut self, job: &GroupJob<'_>, sums: &mut [i32]) -> Result<(), Fault> {
+        self.0 += 1;
+        if self.0 % 2 == 1 { Err(Fault::TimeOut { polls: self.0 }) } else { job.run_plainly(sums) }
+    }
+}
+
 #[test]
 fn faults_apart_do_not_switch_the_device_off() {
     let mut case = Case::ragged();
     let policy = Policy { faults_to_switch_off: NonZeroU32::new(2).unwrap(), ..eager() };
-    let bus = Faulty::on_jobs(Model::default(), Injected::BusyForEver, 2..=2);
-    let mut driver = Driver::open(bus, LIMITS).unwrap();
-    let mut dispatcher = Dispatcher::new(&mut driver, policy);
-    for _ in 0..4 {
+    let mut moody = Moody(0);
+    let mut dispatcher = Dispatcher::new(&mut moody, policy);
+    for _ in 0..6 {
         case.run(|job, sums| dispatcher.run(job, sums, plain));
         assert_eq!(case.sums(), case.expected);
     }
-    let report = dispatcher.report();
-    assert_eq!((report.on_device, report.faults, report.switched_off), (3, 1, false));
+    let expected = Report {
+        on_device: 3,
+        on_cpu: 3,
+        faults: 3,
+        last_fault: Some(Fault::TimeOut { polls: 5 }),
+        ..Report::default()
+    };
+    assert_eq!(*dispatcher.report(), expected);
+    assert_eq!(dispatcher.device(), Some("moody"));
 }
 
 #[test]
