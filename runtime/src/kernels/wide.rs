@@ -7,7 +7,7 @@ use wide::{f32x8, i16x16, i32x8};
 use crate::math;
 
 use super::Column;
-use super::generic::{Acc, Dot, Isa, Operation, Simd, Steps, Vectorized, Weights};
+use super::generic::{Acc, Dot, Isa, Operation, Simd, Sink, Steps, Vectorized, Weights};
 
 /// The backend.
 pub static WIDE: Vectorized<Wide> = Vectorized::new("wide", Wide);
@@ -120,7 +120,7 @@ impl Dot for Wide {
         weights: &Weights<'_>,
         panels: &Steps<'_>,
         _live: usize,
-        mut sink: impl FnMut(Acc<i32x8>),
+        sink: &mut impl Sink<i32x8>,
     ) {
         if panels.tiles != 1 || weights.rows != 4 || !weights.fits(panels, Self::STEP) {
             return;
@@ -143,7 +143,7 @@ impl Dot for Wide {
                 }
             }
             for (row, sums) in sums.into_iter().enumerate() {
-                sink(Acc { row, tile: 0, part, sums });
+                sink.put(Acc { row, tile: 0, part, sums });
             }
         }
     }

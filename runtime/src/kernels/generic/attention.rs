@@ -2,8 +2,8 @@
 
 use crate::kernels::{Attend, Column, TILE_TOKENS};
 
-use super::float::{exp, sum};
-use super::{Simd, parts};
+use super::float::{Identity, exp, sum};
+use super::{Simd, parts, settle};
 
 /// Keys that are scored together, and features that are mixed together: as many sums as keep the
 /// adders busy.
@@ -52,7 +52,7 @@ fn score<S: Simd>(s: S, job: &Attend<'_>, scores: &mut [Column], part: usize) {
             }
         }
         let (now, later) = core::mem::take(&mut rest).split_at_mut(count);
-        for (score, sum) in now.iter_mut().zip(sums.iter().skip(lane % TOGETHER)) {
+        for (score, sum) in now.iter_mut().zip(settle(&sums).iter().skip(lane % TOGETHER)) {
             s.store(score, part, *sum);
         }
         rest = later;
@@ -74,7 +74,7 @@ fn softmax<S: Simd>(s: S, scores: &mut [Column], part: usize, factor: f32) {
         let v = exp(s, s.sub(s.load(x, part), highest));
         s.store(x, part, v);
     }
-    let inverse = s.div(s.splat(1.0), sum(s, scores, part, |v| v));
+    let inverse = s.div(s.splat(1.0), sum(s, scores, part, Identity));
     for x in scores.iter_mut() {
         s.store(x, part, s.mul(s.load(x, part), inverse));
     }
@@ -119,7 +119,7 @@ fn mix<S: Simd>(s: S, job: &Attend<'_>, scores: &[Column], context: &mut [Column
             rest = later;
             token += now.len();
         }
-        for (c, sum) in out.iter_mut().zip(sums.iter().skip(skip)) {
+        for (c, sum) in out.iter_mut().zip(settle(&sums).iter().skip(skip)) {
             s.store(c, part, *sum);
         }
     }

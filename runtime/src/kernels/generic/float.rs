@@ -47,12 +47,8 @@ pub(super) fn norm<S: Simd>(s: S, x: &mut [Column], add: &[Column], norm: &Norm<
             let v = s.add(s.load(x, part), s.load(a, part));
             s.store(x, part, v);
         }
-        let mean = s.div(sum(s, x, part, |v| v), count);
-        let square = |v| {
-            let d = s.sub(v, mean);
-            s.mul(d, d)
-        };
-        let variance = s.div(sum(s, x, part, square), count);
+        let mean = s.div(sum(s, x, part, Identity), count);
+        let variance = s.div(sum(s, x, part, SquaredFrom(mean)), count);
         let deviation = s.sqrt(s.add(variance, s.splat(norm.epsilon)));
         let inverse = s.div(s.splat(1.0), deviation);
         for ((x, g), b) in x.iter_mut().zip(norm.gamma).zip(norm.beta) {
@@ -62,18 +58,45 @@ pub(super) fn norm<S: Simd>(s: S, x: &mut [Column], add: &[Column], norm: &Norm<
     }
 }
 
+/// A function under a sum; a trait for the reason of [`super::Sink`].
+pub(super) trait Map<S: Simd> {
+    /// f(x); always inlined.
+    fn of(&self, s: S, x: S::F) -> S::F;
+}
+
+/// x.
+pub(super) struct Identity;
+
+impl<S: Simd> Map<S> for Identity {
+    #[inline(always)]
+    fn of(&self, _s: S, x: S::F) -> S::F {
+        x
+    }
+}
+
+/// (x − center)².
+struct SquaredFrom<F>(F);
+
+impl<S: Simd> Map<S> for SquaredFrom<S::F> {
+    #[inline(always)]
+    fn of(&self, s: S, x: S::F) -> S::F {
+        let d = s.sub(x, self.0);
+        s.mul(d, d)
+    }
+}
+
 /// Sum of `f(x)` over the columns in 16 lanes, folded.
 #[inline(always)]
-pub(super) fn sum<S: Simd>(s: S, x: &[Column], part: usize, f: impl Fn(S::F) -> S::F) -> S::F {
+pub(super) fn sum<S: Simd>(s: S, x: &[Column], part: usize, f: impl Map<S>) -> S::F {
     let mut total = [s.splat(0.0); LANES];
     let (runs, rest) = x.as_chunks::<LANES>();
     for run in runs {
         for (t, v) in total.iter_mut().zip(run) {
-            *t = s.add(*t, f(s.load(v, part)));
+            *t = s.add(*t, f.of(s, s.load(v, part)));
         }
     }
     for (t, v) in total.iter_mut().zip(rest) {
-        *t = s.add(*t, f(s.load(v, part)));
+        *t = s.add(*t, f.of(s, s.load(v, part)));
     }
     for half in [8, 4, 2, 1] {
         for i in 0..half {

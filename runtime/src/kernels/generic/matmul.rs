@@ -7,7 +7,7 @@ use crate::view::Indices;
 
 use super::float::{activate, round_even};
 use super::simd::FloatWeight;
-use super::{Acc, Dot, Simd, Steps, Weights, parts};
+use super::{Acc, Dot, Simd, Sink, Steps, Weights, parts};
 
 /// Inputs that a dot-product instruction adds up.
 const STEP: usize = 4;
@@ -111,34 +111,66 @@ pub(super) fn int8<S: Dot>(
             let panels = Steps { bytes, stride, tiles: together };
             let Some(scales) = scales.get(tile..tile + together) else { return };
             let columns = out.columns.get_mut(tile * out.features..).unwrap_or_default();
-            let (features, tokens) = (out.features, out.tokens);
-            let live = live(tokens, tile + together - 1);
-            s.accumulate(&weights, &panels, live, |acc: Acc<S::I>| {
-                let Acc { row, tile, part, sums } = acc;
-                let output = match group.outputs {
-                    Indices::Range { first: start, .. } if row < rows => start + first + row,
-                    Indices::List(list) if row < rows => match list.get(first + row) {
-                        Some(output) => usize::from(*output),
-                        None => return,
-                    },
-                    _ => return,
-                };
-                let (Some(scales), Some(column)) =
-                    (scales.get(tile), columns.get_mut(tile * features + output))
-                else {
-                    return;
-                };
-                let zero = s.load_int(&scales.zero, part);
-                // The bits of `sum × (zero + OFFSET)`, wrapping, as everywhere.
-                let offset =
-                    s.mul_int(s.sub_int(zero, s.splat_int(-S::OFFSET)), s.splat_int(sum[row]));
-                let exact = s.to_float(s.sub_int(sums, offset));
-                let step = s.mul(s.load(&scales.scale, part), s.splat(scale[row]));
-                let y = s.add(s.mul(exact, step), s.splat(bias[row]));
-                s.store(column, part, activate(s, y, group.activation));
-            });
+            let live = live(out.tokens, tile + together - 1);
+            let mut finish = Finish {
+                s,
+                group,
+                first,
+                rows,
+                bias,
+                scale,
+                sum,
+                scales,
+                columns,
+                features: out.features,
+            };
+            s.accumulate(&weights, &panels, live, &mut finish);
             tile += together;
         }
+    }
+}
+
+/// Takes the zero point out of the sums of some rows, rescales them and writes their columns.
+struct Finish<'a, S> {
+    s: S,
+    group: &'a GroupI8<'a>,
+    /// Place of the first row among the group's outputs.
+    first: usize,
+    /// Rows that are outputs; those after are padding.
+    rows: usize,
+    bias: &'a [f32],
+    scale: &'a [f32],
+    sum: &'a [i32],
+    scales: &'a [TileScales],
+    columns: &'a mut [Column],
+    features: usize,
+}
+
+impl<S: Dot> Sink<S::I> for Finish<'_, S> {
+    #[inline(always)]
+    fn put(&mut self, Acc { row, tile, part, sums }: Acc<S::I>) {
+        let s = self.s;
+        let output = match self.group.outputs {
+            _ if row >= self.rows => return,
+            Indices::Range { first, .. } => first + self.first + row,
+            Indices::List(list) => match list.get(self.first + row) {
+                Some(output) => usize::from(*output),
+                None => return,
+            },
+        };
+        let column = self.columns.get_mut(tile * self.features + output);
+        let (Some(scales), Some(column)) = (self.scales.get(tile), column) else { return };
+        let (Some(bias), Some(scale), Some(sum)) =
+            (self.bias.get(row), self.scale.get(row), self.sum.get(row))
+        else {
+            return;
+        };
+        let zero = s.load_int(&scales.zero, part);
+        let offset = s.mul_int(s.sub_int(zero, s.splat_int(-S::OFFSET)), s.splat_int(*sum));
+        let exact = s.to_float(s.sub_int(sums, offset));
+        let step = s.mul(s.load(&scales.scale, part), s.splat(*scale));
+        let y = s.add(s.mul(exact, step), s.splat(*bias));
+        s.store(column, part, activate(s, y, self.group.activation));
     }
 }
 
@@ -203,7 +235,10 @@ impl<W: FloatWeight> FloatJob<'_, W> {
         for part in 0..TILE_TOKENS / S::LANES {
             let mut sums = [[[s.splat(0.0); T]; TILE_ROWS]; Q];
             for i in 0..depth {
-                let x: [S::F; T] = core::array::from_fn(|t| s.load(&panels[t][i], part));
+                let mut x = [s.splat(0.0); T];
+                for (x, panel) in x.iter_mut().zip(&panels) {
+                    *x = s.load(&panel[i], part);
+                }
                 for (sums, quad) in sums.iter_mut().zip(&quads) {
                     let (weights, _) = quad.as_chunks::<TILE_ROWS>();
                     for (sums, w) in sums.iter_mut().zip(&weights[i]) {

@@ -5,7 +5,7 @@ mod float;
 mod matmul;
 mod simd;
 
-pub use simd::{Acc, Dot, Isa, Operation, Simd, Steps, Weights};
+pub use simd::{Acc, Dot, Isa, Operation, Simd, Sink, Steps, Weights, settle};
 
 use super::{
     Attend, Backend, Column, FloatBlock, GroupFloat, GroupI8, Norm, Output, Pack, Panels,

@@ -75,8 +75,17 @@ pub trait Dot: Simd {
         weights: &Weights<'_>,
         panels: &Steps<'_>,
         live: usize,
-        sink: impl FnMut(Acc<Self::I>),
+        sink: &mut impl Sink<Self::I>,
     );
+}
+
+/// What becomes of sums.
+///
+/// A trait and not a closure: only a function that is always inlined is sure to be compiled with
+/// the instructions of [`Isa::run`].
+pub trait Sink<I> {
+    /// Takes the sums of one row with the tokens of one vector; always inlined.
+    fn put(&mut self, acc: Acc<I>);
 }
 
 /// Sums of one row with the tokens of one vector.
@@ -144,6 +153,19 @@ pub trait Operation {
     type Output;
     /// Runs it; always inlined into [`Isa::run`].
     fn run<S: Dot>(self, simd: S) -> Self::Output;
+}
+
+/// Sums as an array in memory.
+///
+/// An array that is read at an index unknown to the compiler lives in memory from the start, and
+/// every addition with it; this copy takes its place, so that the original stays in registers.
+#[inline(always)]
+pub fn settle<T: Copy, const N: usize>(sums: &[T; N]) -> [T; N] {
+    let mut settled = [sums[0]; N];
+    for i in 0..N {
+        settled[i] = sums[i];
+    }
+    settled
 }
 
 /// An instruction set.

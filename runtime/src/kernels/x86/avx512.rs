@@ -3,7 +3,7 @@
 use core::arch::x86_64::*;
 
 use crate::kernels::Column;
-use crate::kernels::generic::{Acc, Dot, Isa, Operation, Simd, Steps, Weights};
+use crate::kernels::generic::{Acc, Dot, Isa, Operation, Simd, Sink, Steps, Weights, settle};
 
 /// Proof that the processor has AVX-512 F, BW, DQ, VL and VNNI.
 #[derive(Debug, Clone, Copy)]
@@ -133,7 +133,7 @@ impl Dot for Avx512 {
         weights: &Weights<'_>,
         panels: &Steps<'_>,
         _live: usize,
-        sink: impl FnMut(Acc<__m512i>),
+        sink: &mut impl Sink<__m512i>,
     ) {
         if !weights.fits(panels, Self::STEP) {
             return;
@@ -155,43 +155,53 @@ impl Dot for Avx512 {
 fn dot<const Q: usize, const T: usize>(
     weights: &Weights<'_>,
     panels: &Steps<'_>,
-    mut sink: impl FnMut(Acc<__m512i>),
+    sink: &mut impl Sink<__m512i>,
 ) {
-    let quad_bytes = weights.quad_bytes();
     let steps = weights.steps();
     let mut sums = [[[op!(_mm512_setzero_si512()); T]; 4]; Q];
-    let mut step = |index: usize, place: usize| {
-        let x: [__m512i; T] = core::array::from_fn(|t| {
-            // SAFETY: `fits` says that each of the T panels has `steps` steps of 64 bytes, rounded
-            // up to four steps, and `index` is below `steps`.
-            unsafe {
-                _mm512_loadu_si512(panels.bytes.as_ptr().add(t * panels.stride + index * 64).cast())
-            }
-        });
-        for (q, sums) in sums.iter_mut().enumerate() {
-            for (r, sums) in sums.iter_mut().enumerate() {
-                let at = q * quad_bytes + place + r * 16;
-                // SAFETY: `fits` says that the block has Q quads of `quad_bytes`; `place` is below
-                // that by at least 52 and a row's four bytes lie inside its sixteen.
-                let word = unsafe { weights.block.as_ptr().add(at).cast::<i32>().read_unaligned() };
-                let w = op!(_mm512_set1_epi32(word));
-                for (sum, x) in sums.iter_mut().zip(x) {
-                    *sum = op!(_mm512_dpbusd_epi32(*sum, x, w));
-                }
-            }
-        }
-    };
     for tile in 0..steps / 4 {
         for s in 0..4 {
-            step(tile * 4 + s, tile * 64 + s * 4);
+            step::<Q, T>(weights, panels, tile * 4 + s, &mut sums);
         }
     }
     for index in steps / 4 * 4..steps {
-        step(index, index / 4 * 64 + index % 4 * 4);
+        step::<Q, T>(weights, panels, index, &mut sums);
     }
-    for (r, sums) in sums.iter().flatten().enumerate() {
+    let mut settled = [[[op!(_mm512_setzero_si512()); T]; 4]; Q];
+    for (settled, sums) in settled.iter_mut().zip(&sums) {
+        *settled = settle(sums);
+    }
+    for (row, sums) in settled.iter().flatten().enumerate() {
         for (tile, sums) in sums.iter().enumerate() {
-            sink(Acc { row: r, tile, part: 0, sums: *sums });
+            sink.put(Acc { row, tile, part: 0, sums: *sums });
+        }
+    }
+}
+
+/// Adds the products of step `index`.
+#[inline(always)]
+fn step<const Q: usize, const T: usize>(
+    weights: &Weights<'_>,
+    panels: &Steps<'_>,
+    index: usize,
+    sums: &mut [[[__m512i; T]; 4]; Q],
+) {
+    let mut x = [op!(_mm512_setzero_si512()); T];
+    for (t, x) in x.iter_mut().enumerate() {
+        let at = t * panels.stride + index * Avx512::STEP;
+        // SAFETY: `fits` says that each of the T panels has all the steps, of 64 bytes.
+        *x = unsafe { _mm512_loadu_si512(panels.bytes.as_ptr().add(at).cast()) };
+    }
+    for (q, sums) in sums.iter_mut().enumerate() {
+        for (r, sums) in sums.iter_mut().enumerate() {
+            let at = q * weights.quad_bytes() + index / 4 * 64 + r * 16 + index % 4 * 4;
+            // SAFETY: `fits` says that the block has Q quads of `quad_bytes`, which hold this
+            // step: four bytes of a row's sixteen.
+            let word = unsafe { weights.block.as_ptr().add(at).cast::<i32>().read_unaligned() };
+            let w = op!(_mm512_set1_epi32(word));
+            for (sum, x) in sums.iter_mut().zip(x) {
+                *sum = op!(_mm512_dpbusd_epi32(*sum, x, w));
+            }
         }
     }
 }

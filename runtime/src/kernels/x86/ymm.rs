@@ -3,7 +3,7 @@
 use core::arch::x86_64::*;
 
 use crate::kernels::Column;
-use crate::kernels::generic::{Acc, Dot, Isa, Operation, Simd, Steps, Weights};
+use crate::kernels::generic::{Acc, Dot, Isa, Operation, Simd, Sink, Steps, Weights};
 
 /// Proof that the processor has AVX2.
 #[derive(Debug, Clone, Copy)]
@@ -148,25 +148,28 @@ impl Dot for Avx2 {
         weights: &Weights<'_>,
         panels: &Steps<'_>,
         _live: usize,
-        sink: impl FnMut(Acc<__m256i>),
+        sink: &mut impl Sink<__m256i>,
     ) {
         if panels.tiles != 1 || weights.rows != 4 || !weights.fits(panels, Self::STEP) {
             return;
         }
-        four_rows(weights, panels.bytes, Self::STEP, sink, |sum, x, part, w| {
-            // SAFETY: `fits` says that a step has 128 bytes, 64 for each part.
-            let even = unsafe { _mm256_loadu_si256(x.add(part * 64).cast()) };
-            // SAFETY: likewise.
-            let odd = unsafe { _mm256_loadu_si256(x.add(part * 64 + 32).cast()) };
-            // Sign-extends bytes 0 and 2, and 1 and 3, of the four weights.
-            let w_even = op!(_mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8));
-            let w_odd = op!(_mm256_srai_epi16(w, 8));
-            let products = op!(_mm256_add_epi32(
-                _mm256_madd_epi16(even, w_even),
-                _mm256_madd_epi16(odd, w_odd)
-            ));
-            op!(_mm256_add_epi32(sum, products))
-        });
+        four_rows(self, weights, panels.bytes, sink);
+    }
+}
+
+impl Products for Avx2 {
+    #[inline(always)]
+    fn add_products(self, sum: __m256i, x: *const u8, part: usize, w: __m256i) -> __m256i {
+        // SAFETY: by the caller's promise; 64 bytes of a step are one part's.
+        let even = unsafe { _mm256_loadu_si256(x.add(part * 64).cast()) };
+        // SAFETY: likewise.
+        let odd = unsafe { _mm256_loadu_si256(x.add(part * 64 + 32).cast()) };
+        // Sign-extends bytes 0 and 2, and 1 and 3, of the four weights.
+        let w_even = op!(_mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8));
+        let w_odd = op!(_mm256_srai_epi16(w, 8));
+        let products =
+            op!(_mm256_add_epi32(_mm256_madd_epi16(even, w_even), _mm256_madd_epi16(odd, w_odd)));
+        op!(_mm256_add_epi32(sum, products))
     }
 }
 
@@ -198,46 +201,55 @@ impl Dot for AvxVnni {
         weights: &Weights<'_>,
         panels: &Steps<'_>,
         _live: usize,
-        sink: impl FnMut(Acc<__m256i>),
+        sink: &mut impl Sink<__m256i>,
     ) {
         if panels.tiles != 1 || weights.rows != 4 || !weights.fits(panels, Self::STEP) {
             return;
         }
-        four_rows(weights, panels.bytes, Self::STEP, sink, |sum, x, part, w| {
-            // SAFETY: `fits` says that a step has 64 bytes, 32 for each part.
-            let x = unsafe { _mm256_loadu_si256(x.add(part * 32).cast()) };
-            op!(_mm256_dpbusd_avx_epi32(sum, x, w))
-        });
+        four_rows(self, weights, panels.bytes, sink);
     }
 }
 
-/// Sums of four rows with one tile; `dot` adds the products of one step and part. The caller has
-/// checked [`Weights::fits`].
+impl Products for AvxVnni {
+    #[inline(always)]
+    fn add_products(self, sum: __m256i, x: *const u8, part: usize, w: __m256i) -> __m256i {
+        // SAFETY: by the caller's promise; 32 bytes of a step are one part's.
+        let x = unsafe { _mm256_loadu_si256(x.add(part * 32).cast()) };
+        op!(_mm256_dpbusd_avx_epi32(sum, x, w))
+    }
+}
+
+/// The dot product of one step and part.
+trait Products: Dot {
+    /// Adds the products of the step at `x`, of [`Dot::STEP`] readable bytes, with four weights.
+    fn add_products(self, sum: __m256i, x: *const u8, part: usize, w: __m256i) -> __m256i;
+}
+
+/// Sums of four rows with one tile. The caller has checked [`Weights::fits`].
 #[inline(always)]
-fn four_rows(
+fn four_rows<P: Products>(
+    isa: P,
     weights: &Weights<'_>,
     panel: &[u8],
-    step_bytes: usize,
-    mut sink: impl FnMut(Acc<__m256i>),
-    dot: impl Fn(__m256i, *const u8, usize, __m256i) -> __m256i,
+    sink: &mut impl Sink<__m256i>,
 ) {
     let mut sums = [[op!(_mm256_setzero_si256()); 2]; 4];
     for index in 0..weights.steps() {
         // SAFETY: `fits` says that the panel has this step.
-        let x = unsafe { panel.as_ptr().add(index * step_bytes) };
+        let x = unsafe { panel.as_ptr().add(index * P::STEP) };
         for (r, sums) in sums.iter_mut().enumerate() {
             let at = index / 4 * 64 + r * 16 + index % 4 * 4;
             // SAFETY: `fits` says that the block has four rows of this depth.
             let word = unsafe { weights.block.as_ptr().add(at).cast::<i32>().read_unaligned() };
             let w = op!(_mm256_set1_epi32(word));
             for (part, sum) in sums.iter_mut().enumerate() {
-                *sum = dot(*sum, x, part, w);
+                *sum = isa.add_products(*sum, x, part, w);
             }
         }
     }
     for (row, sums) in sums.iter().enumerate() {
         for (part, sums) in sums.iter().enumerate() {
-            sink(Acc { row, tile: 0, part, sums: *sums });
+            sink.put(Acc { row, tile: 0, part, sums: *sums });
         }
     }
 }
