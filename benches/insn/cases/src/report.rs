@@ -1,0 +1,60 @@
+//! The lines that a guest writes.
+
+use core::fmt::{Display, Write};
+
+use crate::Failure;
+
+/// One counted run.
+pub(crate) struct Line<'a> {
+    /// What was run.
+    pub case: &'a dyn Display,
+    /// Backend.
+    pub backend: &'a str,
+    /// Tokens.
+    pub tokens: usize,
+    /// Products that the case needs.
+    pub macs: u64,
+    /// The result.
+    pub values: &'a [f32],
+    /// Whether the result has the scalar backend's bits.
+    pub equal: bool,
+}
+
+/// Writes lines and numbers the regions.
+pub(crate) struct Report<'a> {
+    out: &'a mut dyn Write,
+    regions: usize,
+    all_equal: bool,
+}
+
+impl<'a> Report<'a> {
+    pub(crate) fn new(out: &'a mut dyn Write) -> Self {
+        Self { out, regions: 0, all_equal: true }
+    }
+
+    /// Writes the line of the region that was just counted.
+    pub(crate) fn line(&mut self, line: &Line<'_>) -> Result<(), Failure> {
+        let mut hash = crc32fast::Hasher::new();
+        line.values.iter().for_each(|value| hash.update(&value.to_bits().to_le_bytes()));
+        let Line { case, backend, tokens, macs, equal, .. } = line;
+        writeln!(
+            self.out,
+            "{{\"region\":{},\"case\":\"{case}\",\"backend\":\"{backend}\",\"tokens\":{tokens},\
+             \"macs\":{macs},\"crc\":\"{:08x}\",\"equal\":{equal}}}",
+            self.regions,
+            hash.finalize(),
+        )?;
+        self.regions += 1;
+        self.all_equal &= equal;
+        Ok(())
+    }
+
+    pub(crate) fn all_equal(&self) -> bool {
+        self.all_equal
+    }
+}
+
+/// Whether two results have the same bits.
+pub(crate) fn same_bits(a: &[f32], b: &[f32]) -> bool {
+    a.iter().map(|v| v.to_bits()).eq(b.iter().map(|v| v.to_bits()))
+}
