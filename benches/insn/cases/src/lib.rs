@@ -33,7 +33,8 @@ pub struct Memory<'a> {
     pub found: &'a mut [f32],
 }
 
-/// Runs the requested cases and writes a JSON line for each to `out`. The result says whether
+/// Runs two loops of known length and the requested cases, and writes a JSON line for each to
+/// `out`. The result says whether
 /// every backend gave the scalar backend's bits.
 ///
 /// # Errors
@@ -45,6 +46,10 @@ pub fn run(
     out: &mut dyn Write,
 ) -> Result<bool, Failure> {
     let mut report = Report::new(out);
+    for turns in [1000, 2000] {
+        marks::counted(|| marks::turn(turns));
+        report.turns(turns)?;
+    }
     for tokens in &request.tokens {
         encoder::count(request, model, *tokens, memory, &mut report)?;
     }

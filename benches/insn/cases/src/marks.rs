@@ -31,3 +31,14 @@ pub fn counted<T>(work: impl FnOnce() -> T) -> T {
     grouse_count_stop();
     result
 }
+
+/// Turns `turns` times, at least once, through a loop of two instructions.
+#[unsafe(naked)]
+pub(crate) extern "C" fn turn(turns: usize) {
+    #[cfg(target_arch = "arm")]
+    core::arch::naked_asm!("2: subs r0, r0, #1", "bne 2b", "bx lr");
+    #[cfg(target_arch = "aarch64")]
+    core::arch::naked_asm!("2: subs x0, x0, #1", "b.ne 2b", "ret");
+    #[cfg(target_arch = "x86_64")]
+    core::arch::naked_asm!("2: sub rdi, 1", "jne 2b", "ret");
+}

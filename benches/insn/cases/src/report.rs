@@ -49,6 +49,13 @@ impl<'a> Report<'a> {
         Ok(())
     }
 
+    /// Writes the line of a loop of two instructions a turn, which shows that the count is exact.
+    pub(crate) fn turns(&mut self, turns: usize) -> Result<(), Failure> {
+        writeln!(self.out, "{{\"region\":{},\"turns\":{turns}}}", self.regions)?;
+        self.regions += 1;
+        Ok(())
+    }
+
     pub(crate) fn all_equal(&self) -> bool {
         self.all_equal
     }
