@@ -59,7 +59,7 @@ pub(crate) fn run(
         Runner::Machine(machine) => {
             let region = images::model_region(&guest)?;
             if subject.bytes > region.end - region.start {
-                return Err(Error::DoesNotFit(format!(
+                return Err(Error::LeftOut(format!(
                     "{} on {} ({machine}): it has {} bytes, the machine has room for {}; pack a \
                      model with a smaller vocabulary, see `grouse-insn crop`",
                     subject.name,
@@ -86,7 +86,8 @@ pub(crate) fn run(
     let program = command.get_program().to_owned();
     let output = command.output().map_err(Error::io("start", program))?;
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        let said = String::from_utf8_lossy(&output.stderr);
+        let said = said.trim().trim_start_matches("error: ").to_owned();
         let status = output.status.to_string();
         return Err(Error::Guest { target: target.name, status, said });
     }
@@ -94,6 +95,12 @@ pub(crate) fn run(
     let said = String::from_utf8_lossy(&output.stdout);
     let lines = said.lines().map(serde_json::from_str).collect::<serde_json::Result<Vec<Said>>>();
     let lines = lines.map_err(|e| wrong(format!("the guest said something else: {e}")))?;
+    if let Some(Said::Absent { absent }) = lines.last() {
+        let name = target.name;
+        return Err(Error::LeftOut(format!(
+            "{name}: it has no backend {absent}, or cannot run it"
+        )));
+    }
     let counts = match target.runner {
         Runner::Native => None,
         _ => Some(std::fs::read_to_string(&counts).map_err(Error::io("read", counts))?),
@@ -110,6 +117,8 @@ enum Said {
     Case(Line),
     /// A loop of two instructions a turn, to check the counting itself.
     Loop { region: usize, turns: u64 },
+    /// The backend that was asked for, which this guest has not or its core cannot run.
+    Absent { absent: String },
 }
 
 /// The plugin's line.
@@ -142,14 +151,11 @@ fn records(
     lines: Vec<Said>,
     counts: Option<&[u64]>,
 ) -> std::result::Result<Vec<Record>, String> {
-    let lines_needed = lines.len();
+    let ran = lines.len();
     if let Some(counts) = counts
-        && counts.len() != lines_needed
+        && counts.len() != ran
     {
-        return Err(format!(
-            "the guest ran {lines_needed} regions, the plugin counted {}",
-            counts.len()
-        ));
+        return Err(format!("the guest ran {ran} regions, the plugin counted {}", counts.len()));
     }
     let count = |region: usize| counts.map(|counts| counts.get(region).copied());
     let missing = || "a line names a region that was not counted".to_owned();
@@ -160,6 +166,9 @@ fn records(
             Said::Case(line) => {
                 let instructions = count(line.region).map(|n| n.ok_or_else(missing)).transpose()?;
                 records.push(Record::new(subject, target, line, instructions));
+            }
+            Said::Absent { absent } => {
+                return Err(format!("the guest had no backend {absent}, yet went on"));
             }
             Said::Loop { region, turns } => {
                 let Some(counted) = count(region) else { continue };

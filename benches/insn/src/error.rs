@@ -21,9 +21,9 @@ pub(crate) enum Error {
     /// Cargo failed; it has said why.
     #[error("cannot build {0}; cargo's own words are above")]
     Build(String),
-    /// A model is too large for a machine.
+    /// A target cannot run what was asked; the others can.
     #[error("{0}")]
-    DoesNotFit(String),
+    LeftOut(String),
     /// A guest failed.
     #[error("{target} failed ({status}): {said}")]
     Guest { target: &'static str, status: String, said: String },

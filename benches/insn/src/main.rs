@@ -89,7 +89,7 @@ fn count(args: Count) -> Result<()> {
         for target in &targets {
             eprintln!("counting {} on {}", subject.name, target.name);
             match emulate::run(target, &images, subject, &asked) {
-                Err(Error::DoesNotFit(what)) => skipped.push(what),
+                Err(Error::LeftOut(what)) => skipped.push(what),
                 found => records.extend(found?),
             }
         }
@@ -100,8 +100,13 @@ fn count(args: Count) -> Result<()> {
             println!("{line}");
         }
     } else {
-        print!("{}", table::table(&subjects, &targets, &records));
+        print!("{}", table::tables(&subjects, &targets, &records));
     }
     skipped.iter().for_each(|what| eprintln!("left out: {what}"));
-    Record::check_bits(&records)
+    if records.is_empty() {
+        return Err(Error::Input("no target could run what was asked".into()));
+    }
+    Record::check_bits(&records)?;
+    eprintln!("the same bits from {} runs, on all targets and backends", records.len());
+    Ok(())
 }

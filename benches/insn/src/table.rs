@@ -1,43 +1,50 @@
-//! The result as a table for people.
+//! The result as tables for people.
 
 use std::fmt::Write as _;
 
 use crate::record::{Record, Subject};
-use crate::targets::Target;
+use crate::targets::{Runner, Target};
 
-/// A table for each model, and what the targets are.
-pub(crate) fn table(subjects: &[Subject], targets: &[&Target], records: &[Record]) -> String {
+/// A table for each model, case and length, and what the targets are.
+pub(crate) fn tables(subjects: &[Subject], targets: &[&Target], records: &[Record]) -> String {
     let mut text = String::new();
     for subject in subjects {
+        let Subject { name, bytes, shape, density, .. } = subject;
         // Writing to a string cannot fail.
-        let _ = writeln!(
-            text,
-            "{}: {} bytes, {}, density {:.4}\n",
-            subject.name, subject.bytes, subject.shape, subject.density
-        );
-        text.push_str(
-            "| target | case | tokens | backend | instructions | MACs/instruction | CRC |\n",
-        );
-        text.push_str("| --- | --- | ---: | --- | ---: | ---: | --- |\n");
-        for record in records.iter().filter(|record| record.model == subject.name) {
-            let line = &record.line;
+        let _ = writeln!(text, "# {name}: {bytes} bytes, {shape}, density {density:.4}\n");
+        let mut records: Vec<_> = records.iter().filter(|r| r.model == *name).collect();
+        while let Some(first) = records.first().map(|record| record.line.clone()) {
+            let is_same = |r: &&Record| r.line.case == first.case && r.line.tokens == first.tokens;
             let _ = writeln!(
                 text,
-                "| {} | {} | {} | {} | {} | {} | {} |",
-                record.target,
-                line.case,
-                line.tokens,
-                line.backend,
-                record.instructions.map_or("".into(), thousands),
-                record.macs_per_instruction.map_or(String::new(), |n| format!("{n:.3}")),
-                line.crc
+                "## {}, {} tokens, {} MACs\n",
+                first.case,
+                first.tokens,
+                thousands(first.macs)
             );
+            text.push_str("| target | backend | instructions | MACs per instruction |\n");
+            text.push_str("| --- | --- | ---: | ---: |\n");
+            for record in records.iter().filter(|r| is_same(r)) {
+                let (target, backend) = (record.target, &record.line.backend);
+                if let (Some(n), Some(rate)) = (record.instructions, record.macs_per_instruction) {
+                    let _ =
+                        writeln!(text, "| {target} | {backend} | {} | {rate:.3} |", thousands(n));
+                }
+            }
+            text.push('\n');
+            records.retain(|r| !is_same(r));
         }
-        text.push('\n');
     }
-    let _ = writeln!(text, "Targets:");
     for target in targets {
-        let _ = writeln!(text, "- {}: {}", target.name, target.core);
+        match target.runner {
+            Runner::Native => {}
+            Runner::User { qemu, cpu } => {
+                let _ = writeln!(text, "- {}: {} ({qemu} -cpu {cpu})", target.name, target.core);
+            }
+            Runner::Machine(machine) => {
+                let _ = writeln!(text, "- {}: {} ({machine})", target.name, target.core);
+            }
+        }
     }
     text
 }

@@ -78,7 +78,7 @@ const fn cortex_m(
 }
 
 /// All targets.
-pub(crate) const TARGETS: &[Target] = &[
+pub(crate) static TARGETS: &[Target] = &[
     Target {
         name: "host",
         core: "this machine, not counted",

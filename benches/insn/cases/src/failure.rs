@@ -7,15 +7,13 @@ use core::fmt;
 pub enum Failure {
     /// The runtime refused.
     Runtime(grouse_runtime::Error),
-    /// No backend of this name was built in.
-    UnknownBackend,
     /// A word of the request is not `key=value` with a known key and a sound value.
     Request,
-    /// The guest has too little memory for results of this many values.
-    Results {
-        /// Values needed.
+    /// The guest's memory is too small.
+    Memory {
+        /// Bytes needed for one buffer.
         needed: usize,
-        /// Values that fit.
+        /// Bytes that are left.
         available: usize,
     },
     /// The output failed.
@@ -38,17 +36,14 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Runtime(error) => write!(f, "{error}"),
-            Self::UnknownBackend => {
-                f.write_str("this guest has no such backend; name another, or `all`")
-            }
             Self::Request => f.write_str(
                 "the request is not understood; it is made of tokens=N,…, backend=NAME and \
                  cases=encoder,kernels",
             ),
-            Self::Results { needed, available } => write!(
+            Self::Memory { needed, available } => write!(
                 f,
-                "a result has {needed} values, this guest has room for {available}; count fewer \
-                 tokens or a narrower model"
+                "a buffer of {needed} bytes does not fit the {available} that the guest has left; \
+                 count fewer tokens or a narrower model"
             ),
             Self::Output => f.write_str("the output cannot be written"),
         }

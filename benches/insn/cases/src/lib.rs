@@ -9,7 +9,10 @@
 
 mod encoder;
 mod failure;
+mod linear;
 pub mod marks;
+mod matmul;
+mod memory;
 mod report;
 mod request;
 
@@ -22,27 +25,16 @@ use grouse_runtime::view::Model;
 
 use report::Report;
 
-/// Memory of a guest for the cases. The arena starts at a multiple of 64 bytes.
-#[derive(Debug)]
-pub struct Memory<'a> {
-    /// The encoder's arena.
-    pub arena: &'a mut [u8],
-    /// Room for the scalar backend's result.
-    pub wanted: &'a mut [f32],
-    /// Room for another backend's result.
-    pub found: &'a mut [f32],
-}
-
 /// Runs two loops of known length and the requested cases, and writes a JSON line for each to
-/// `out`. The result says whether
-/// every backend gave the scalar backend's bits.
+/// `out`. The result says whether every backend gave the scalar backend's bits. `memory` starts at
+/// a multiple of 64 bytes.
 ///
 /// # Errors
 /// When the runtime refuses a case, the memory is too small or `out` fails.
 pub fn run(
-    request: &Request,
+    request: &Request<'_>,
     model: &Model<'_>,
-    memory: &mut Memory<'_>,
+    memory: &mut [u8],
     out: &mut dyn Write,
 ) -> Result<bool, Failure> {
     let mut report = Report::new(out);
@@ -50,8 +42,20 @@ pub fn run(
         marks::counted(|| marks::turn(turns));
         report.turns(turns)?;
     }
+    if let Some(name) = request.backend
+        && request.backends().next().is_none()
+    {
+        report.absent(name)?;
+        return Ok(true);
+    }
     for tokens in &request.tokens {
-        encoder::count(request, model, *tokens, memory, &mut report)?;
+        if request.encoder {
+            encoder::count(request, model, *tokens, memory, &mut report)?;
+        }
+        if request.kernels {
+            linear::count(request, model, *tokens, memory, &mut report)?;
+            matmul::count(request, model, *tokens, memory, &mut report)?;
+        }
     }
     Ok(report.all_equal())
 }

@@ -10,19 +10,15 @@ mod semihosting;
 use core::panic::PanicInfo;
 
 use cortex_m_rt::{ExceptionFrame, entry, exception};
-use grouse_insn_cases::{Memory, Request, run};
+use grouse_insn_cases::{Request, run};
 
 use crate::semihosting::{command_line, exit, fail, output};
 
-/// Most values of a result: 32 tokens of 1536.
-const RESULTS: usize = 32 * 1536;
 /// Most bytes of a request.
 const COMMAND_LINE: usize = 256;
 
 #[entry]
 fn main() -> ! {
-    static mut WANTED: [f32; RESULTS] = [0.0; RESULTS];
-    static mut FOUND: [f32; RESULTS] = [0.0; RESULTS];
     let mut line = [0; COMMAND_LINE];
     let Some(line) = command_line(&mut line) else { fail(&"there is no command line") };
     let Some(mut out) = output() else { fail(&"there is no output") };
@@ -30,8 +26,7 @@ fn main() -> ! {
     let model = memory::model().unwrap_or_else(|error| fail(&error));
     let request =
         Request::parse(line.split_ascii_whitespace()).unwrap_or_else(|error| fail(&error));
-    let mut memory = Memory { arena, wanted: WANTED, found: FOUND };
-    match run(&request, &model, &mut memory, &mut out) {
+    match run(&request, &model, arena, &mut out) {
         Ok(true) => exit(true),
         Ok(false) => fail(&"a backend differs from the scalar one"),
         Err(error) => fail(&error),

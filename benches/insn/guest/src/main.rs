@@ -7,14 +7,12 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use bytemuck::{Pod, Zeroable};
-use grouse_insn_cases::{Memory, Request, run};
+use grouse_insn_cases::{Request, run};
 use grouse_runtime::mapped::MappedFile;
 use grouse_runtime::view::Model;
 
-/// Bytes for the encoder's arena, enough for BERT-base at 512 tokens.
-const ARENA: usize = 64 << 20;
-/// Most values of a result: 512 tokens of 4096.
-const RESULTS: usize = 512 * 4096;
+/// Bytes for arena and results, enough for BERT-large at 512 tokens.
+const MEMORY: usize = 128 << 20;
 
 /// 64 bytes that start at a multiple of 64.
 #[derive(Clone, Copy, Zeroable, Pod)]
@@ -45,14 +43,10 @@ fn guest(path: &Path, words: &[String]) -> Result<bool, String> {
     let model = Model::open(file.bytes()).map_err(|e| format!("{}: {e}", path.display()))?;
     let request =
         Request::parse(words.iter().map(String::as_str)).map_err(|failure| failure.to_string())?;
-    let mut arena = vec![Line([0; 64]); ARENA / 64];
-    let mut memory = Memory {
-        arena: bytemuck::must_cast_slice_mut(&mut arena),
-        wanted: &mut vec![0.0; RESULTS],
-        found: &mut vec![0.0; RESULTS],
-    };
+    let mut memory = vec![Line([0; 64]); MEMORY / size_of::<Line>()];
+    let memory = bytemuck::must_cast_slice_mut(&mut memory);
     let mut text = String::new();
-    let equal = run(&request, &model, &mut memory, &mut text).map_err(|f| f.to_string());
+    let equal = run(&request, &model, memory, &mut text).map_err(|f| f.to_string());
     // What was counted before a failure is told as well: the plugin has counted it, too.
     print!("{text}");
     equal
