@@ -7,7 +7,7 @@ use candle_transformers::models::bert::{BertModel, Config};
 use grouse::model::DenseModel;
 use grouse_runtime::encoder::Encoder;
 use grouse_runtime::format::{DataType, MatrixKind};
-use grouse_runtime::kernels::{BACKENDS, Backend, scalar::Scalar};
+use grouse_runtime::kernels::{Backend, available, scalar::Scalar};
 use grouse_runtime::plan::Plan;
 use grouse_runtime::view::Model;
 use grouse_tests::packed::{Aligned, pack};
@@ -29,8 +29,8 @@ fn states(model: &Model<'_>, backend: &'static dyn Backend, ids: &[u32]) -> Vec<
     let mut arena = vec![0.0_f32; plan.arena_bytes() / 4];
     let arena = bytemuck::cast_slice_mut(&mut arena);
     let mut encoder = Encoder::new(model, backend, arena, ids.len()).unwrap();
-    encoder.forward(ids).unwrap();
-    encoder.hidden_states().to_vec()
+    encoder.forward(&[ids]).unwrap();
+    (0..ids.len()).flat_map(|t| encoder.hidden_state(t)).collect()
 }
 
 fn candle(model: &DenseModel, dir: &std::path::Path) -> BertModel {
@@ -94,7 +94,7 @@ fn check(
         let model = Model::open(file.bytes()).unwrap();
         for ids in &texts {
             let want = states(&model, &Scalar, ids);
-            for backend in BACKENDS {
+            for backend in available() {
                 let got = states(&model, backend, ids);
                 let same = got.iter().zip(&want).all(|(a, b)| a.to_bits() == b.to_bits());
                 assert!(same, "{} {weights:?}, {} tokens", backend.name(), ids.len());
@@ -102,6 +102,37 @@ fn check(
         }
     }
     groups(&exact)
+}
+
+/// Texts of mixed lengths in one call have the bits that each has alone.
+#[test]
+fn a_batch_is_its_texts() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("model");
+    let shape = Shape::default();
+    random_bert::write(&dir, &shape, 9);
+    let texts = sentences(&shape, 9);
+    let model = grouse::import::load_dir(&dir).unwrap();
+    let file = Aligned::new(&pack(&model, DataType::I8, &texts));
+    let model = Model::open(file.bytes()).unwrap();
+    let hidden = shape.hidden;
+    let embed = |backend, texts: &[&[u32]]| {
+        let tokens = texts.iter().map(|t| t.len()).sum();
+        let plan = Plan::for_batch(&model, tokens).unwrap();
+        let mut arena = vec![0.0_f32; plan.arena_bytes() / 4];
+        let arena = bytemuck::cast_slice_mut(&mut arena);
+        let mut encoder = Encoder::for_batch(&model, backend, arena, tokens).unwrap();
+        let mut out = vec![0.0; texts.len() * hidden];
+        encoder.embed_batch(texts, &mut out).unwrap();
+        out.into_iter().map(f32::to_bits).collect::<Vec<u32>>()
+    };
+    for backend in available() {
+        for batch in texts.chunks(7) {
+            let batch: Vec<&[u32]> = batch.iter().rev().map(Vec::as_slice).collect();
+            let alone: Vec<u32> = batch.iter().flat_map(|text| embed(backend, &[*text])).collect();
+            assert_eq!(embed(backend, &batch), alone, "{}", backend.name());
+        }
+    }
 }
 
 #[test]
@@ -123,10 +154,11 @@ fn disjoint_groups() {
 
 #[test]
 fn shared_inputs_beside_groups() {
-    let found = check(&Shape::default(), 5, |_, row, col| col % 4 != 0 && row % 2 != (col / 4) % 2);
-    let inputs = [32, 32, 32, 64];
+    let shape = Shape { hidden: 128, heads: 4, intermediate: 256, layers: 1, ..Shape::default() };
+    let found = check(&shape, 5, |_, row, col| col % 4 != 0 && row % 2 != (col / 4) % 2);
+    let inputs = [128, 128, 128, 256];
     for ((count, shared, kept), (rows, cols)) in
-        found.into_iter().zip([96, 32, 64, 32].into_iter().zip(inputs))
+        found.into_iter().zip([384, 128, 256, 128].into_iter().zip(inputs))
     {
         assert_eq!((count, shared, kept), (2, cols / 4, (rows * cols * 5 / 8) as u32));
     }

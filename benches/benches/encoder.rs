@@ -5,10 +5,10 @@ use std::hint::black_box;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use grouse_benches::packed;
 use grouse_runtime::encoder::Encoder;
-use grouse_runtime::encoder::linear::{Rows, Scratch, linear};
+use grouse_runtime::encoder::linear::{Input, Scratch, linear};
 use grouse_runtime::format::MatrixKind;
-use grouse_runtime::kernels::{BACKENDS, Backend, scalar::Scalar};
-use grouse_runtime::plan::{Plan, TOKEN_TILE};
+use grouse_runtime::kernels::{Backend, Column, TILE_TOKENS, available, scalar::Scalar};
+use grouse_runtime::plan::Plan;
 use grouse_runtime::view::Model;
 
 /// Group counts: dense, and density 0.25.
@@ -24,25 +24,24 @@ fn group_matmul(c: &mut Criterion) {
         let model = Model::open(file.bytes()).expect("a valid file");
         let layer = model.layer(0).expect("a layer");
         let matrix = layer.matrix(MatrixKind::FeedForwardIn);
-        let plan = Plan::new(&model, TOKEN_TILE).expect("a plan");
-        let x: Vec<f32> =
-            (0..TOKEN_TILE * 384).map(|i| ((i * 37 % 101) as f32 - 50.0) / 25.0).collect();
-        let run = |backend: &dyn Backend, out: &mut [f32]| {
+        let plan = Plan::new(&model, TILE_TOKENS).expect("a plan");
+        let value = |i: usize| ((i * 37 % 101) as f32 - 50.0) / 25.0;
+        let x: Vec<Column> =
+            (0..384).map(|f| std::array::from_fn(|t| value(f * TILE_TOKENS + t))).collect();
+        let run = |backend: &dyn Backend, out: &mut [Column]| {
             let mut scratch = Scratch {
-                rows: &mut vec![0; plan.rows],
-                panel_i8: &mut vec![0; plan.panel_i8],
-                panel_f32: &mut vec![0.0; plan.panel_f32],
-                depth_i8: plan.depth_i8,
-                depth_f32: plan.depth_f32,
+                panels: &mut vec![0; plan.panels],
+                columns: &mut vec![[0.0; TILE_TOKENS]; plan.columns],
+                capacity: plan.capacity,
             };
-            let input = Rows { data: &x, stride: 384, width: 384 };
-            linear(backend, matrix, &mut scratch, input, out).expect("an opened model");
+            let input = Input { columns: &x, stride: 384, tokens: TILE_TOKENS };
+            linear(backend, matrix, &mut scratch, input, None, out).expect("an opened model");
         };
-        let mut want = vec![0.0; TOKEN_TILE * 1536];
+        let mut want = vec![[0.0; TILE_TOKENS]; 1536];
         run(&Scalar, &mut want);
-        bench.throughput(Throughput::Elements(u64::from(matrix.kept()) * TOKEN_TILE as u64));
-        for backend in BACKENDS {
-            let mut out = vec![0.0; want.len()];
+        bench.throughput(Throughput::Elements(u64::from(matrix.kept()) * TILE_TOKENS as u64));
+        for backend in available() {
+            let mut out = want.clone();
             run(backend, &mut out);
             assert_eq!(out, want, "{} differs from scalar", backend.name());
             bench.bench_function(BenchmarkId::new(backend.name(), name), |b| {
@@ -67,7 +66,7 @@ fn encoder(c: &mut Criterion) {
         };
         let mut want = vec![0.0; 384];
         run(&Scalar, &mut want);
-        for backend in BACKENDS {
+        for backend in available() {
             let mut out = vec![0.0; 384];
             run(backend, &mut out);
             assert_eq!(out, want, "{} differs from scalar", backend.name());

@@ -4,7 +4,7 @@ use core::fmt::Write as _;
 
 use grouse_runtime::Error;
 use grouse_runtime::format::MAX_TOKENS;
-use grouse_runtime::kernels::BACKENDS;
+use grouse_runtime::kernels;
 use grouse_runtime::wire::{CHUNK, Info, Refusal, Request, Response, RuntimeError};
 use heapless::String;
 use static_cell::ConstStaticCell;
@@ -95,7 +95,7 @@ impl Server {
         let mut names = String::<64>::new();
         let refusal = match refusal {
             Refusal::UnknownBackend { .. } => {
-                for backend in BACKENDS {
+                for backend in kernels::available() {
                     let gap = if names.is_empty() { "" } else { " " };
                     // A list that is too long stops at the last name that fits.
                     let _ = write!(names, "{gap}{}", backend.name());

@@ -63,11 +63,17 @@ pub struct Answer {
 pub fn backend(name: Option<&str>) -> Result<&'static dyn Backend> {
     let Some(name) = name else { return Ok(kernels::default()) };
     kernels::by_name(name).ok_or_else(|| {
-        let known: Vec<&str> = kernels::BACKENDS.iter().map(|b| b.name()).collect();
-        Error::input(
-            format!("there is no backend \"{name}\""),
-            format!("choose one of: {}", known.join(", ")),
-        )
+        let here: Vec<&str> = kernels::available().map(|b| b.name()).collect();
+        let cause = match kernels::entries().iter().find(|entry| entry.name == name) {
+            Some(entry) => {
+                format!(
+                    "this processor cannot run the backend \"{name}\": it needs {}",
+                    entry.needs
+                )
+            }
+            None => format!("there is no backend \"{name}\""),
+        };
+        Error::input(cause, format!("choose one of: {}", here.join(", ")))
     })
 }
 

@@ -22,12 +22,16 @@ pub const BASE_ALIGN: usize = 16;
 pub const MAX_DIM: usize = 16_384;
 /// Most tokens of one text.
 pub const MAX_TOKENS: usize = 512;
-/// Outputs (rows) per tile of a block.
-pub const TILE_ROWS: usize = 16;
-/// Inputs (columns) that lie side by side for one row of an int8 tile.
-pub const TILE_DEPTH: usize = 4;
-/// Name of the one block layout of version 1: tiles of 16 rows by 4 inputs (int8), 16 by 1 (floats).
-pub const LAYOUT_R16K4: [u8; 16] = *b"r16k4\0\0\0\0\0\0\0\0\0\0\0";
+/// Outputs (rows) that lie together in a block: its rows are padded to a multiple.
+pub const TILE_ROWS: usize = 4;
+/// Inputs (columns) that lie side by side for one row of an int8 tile: one vector of Helium or
+/// NEON, four steps of a four-way dot product.
+pub const TILE_DEPTH: usize = 16;
+/// The shared inputs of a matrix are a multiple of this many, so that a group's own inputs start a
+/// new tile.
+pub const SHARED_UNIT: usize = TILE_DEPTH;
+/// Name of the one block layout of version 1: tiles of 4 rows by 16 inputs (int8), 4 by 1 (floats).
+pub const LAYOUT_R4K16: [u8; 16] = *b"r4k16\0\0\0\0\0\0\0\0\0\0\0";
 
 /// File header, 64 bytes, followed by [`SectionEntry`] times `section_count`.
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
@@ -260,7 +264,8 @@ pub struct MatrixDesc {
     pub group_count: u32,
     /// Offset of the group descriptors.
     pub groups: u32,
-    /// Inputs shared by all groups that have inputs: the first columns of each block.
+    /// Inputs shared by all groups that have inputs, a multiple of [`SHARED_UNIT`]: the first
+    /// columns of each block.
     pub shared_count: u32,
     /// Offset of the shared input list, u16 `[shared_count]`, ascending; 0 when there is none.
     pub shared: u32,
@@ -307,10 +312,10 @@ pub const fn round_up(value: usize, to: usize) -> usize {
     (value + to - 1) & !(to - 1)
 }
 
-/// Bytes of the block of a group with `outputs` rows and `inputs` columns in layout `r16k4`.
+/// Bytes of the block of a group with `outputs` rows and `inputs` columns in layout `r4k16`.
 ///
-/// int8: tiles of 16 rows, each a run of 4-input steps of 64 bytes (row 0's four inputs, row 1's…).
-/// f16 and f32: tiles of 16 rows, each a run of inputs of 16 values.
+/// int8: four rows at a time, tiles of 16 inputs in 64 bytes (row 0's sixteen inputs, row 1's…).
+/// f16 and f32: four rows at a time, each input's four values together.
 pub const fn block_bytes(weights: DataType, outputs: usize, inputs: usize) -> usize {
     let rows = round_up(outputs, TILE_ROWS);
     match weights {

@@ -3,88 +3,90 @@
 
 use crate::error::{Error, Result};
 use crate::format::{DataType, MatrixKind, TILE_DEPTH, round_up};
+use crate::kernels::{Column, PANEL_BYTES, TILE_TOKENS};
 use crate::view::Model;
 
-/// Tokens that pass through a matrix at a time: the height of the projection and feed-forward
-/// buffers. Each weight is read once per this many tokens.
-pub const TOKEN_TILE: usize = 16;
+/// Tiles of 16 tokens that pass through a matrix at a time: the height of the projection and
+/// feed-forward buffers. Each weight is read once per this many tiles.
+pub const BLOCK_TILES: usize = 2;
 
 /// Every buffer starts at a multiple of this many bytes from the arena's start.
 const BUFFER_ALIGN: usize = 64;
 
-/// Sizes of the encoder's buffers, in elements, and of the arena, in bytes.
+/// Sizes of the encoder's buffers and of the arena.
 ///
-/// Attention's buffers and the feed-forward tile never live together and share their bytes.
+/// Buffers of activations are counted in columns of 16 tokens ([`Column`]), panels in bytes.
+/// Attention's buffers and the feed-forward block never live together and share their bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Plan {
-    /// Most tokens of one text.
+    /// Most tokens of one call.
     pub tokens: usize,
-    /// f32 `[tokens][hidden]`: the residual stream.
+    /// Columns `[tiles][hidden]`: the residual stream.
     pub hidden: usize,
-    /// f32: either Q, K and V `[tokens][3 × hidden]`, one head's transposed keys
-    /// `[head size][tokens]`, one row of scores `[tokens]` and one of context `[head size]`, or the
-    /// feed-forward tile `[TOKEN_TILE][intermediate]`.
+    /// Columns: either Q, K and V `[tiles][3 × hidden]`, one head's scores `[tokens]`, query
+    /// `[head size]` and context `[head size]`, or the feed-forward block
+    /// `[block tiles][intermediate]`.
     pub work: usize,
-    /// f32 `[TOKEN_TILE][hidden]`: a sub-layer's output before the residual is added.
+    /// Columns `[block tiles][hidden]`: a sub-layer's output before the residual is added.
     pub projection: usize,
-    /// int8 `[TOKEN_TILE][largest input]`: quantized rows.
-    pub rows: usize,
-    /// int8 `[TOKEN_TILE][deepest int8 group]`: a group's gathered inputs.
-    pub panel_i8: usize,
-    /// f32 `[TOKEN_TILE][deepest float group]`: the same for float weights.
-    pub panel_f32: usize,
-    /// Row length of `panel_i8` in elements.
-    pub depth_i8: usize,
-    /// Row length of `panel_f32` in elements.
-    pub depth_f32: usize,
+    /// Bytes `[block tiles][deepest int8 group][32]`: a group's quantized inputs.
+    pub panels: usize,
+    /// Columns `[block tiles][deepest float group]`: the same for float weights.
+    pub columns: usize,
+    /// Inputs of the deepest int8 group, rounded up to 16.
+    pub capacity: usize,
 }
 
 impl Plan {
-    /// The plan for texts of up to `tokens` tokens.
+    /// The plan for texts of up to `tokens` tokens in one call.
     ///
     /// # Errors
     /// [`Error::TooManyTokens`] when the model's position table is shorter.
     pub fn new(model: &Model<'_>, tokens: usize) -> Result<Self> {
-        let arch = model.arch();
-        let limit = arch.max_tokens as usize;
+        let limit = model.arch().max_tokens as usize;
         if tokens > limit {
             return Err(Error::TooManyTokens { tokens, limit });
         }
+        Self::for_batch(model, tokens)
+    }
+
+    /// The plan for batches of up to `tokens` tokens in all.
+    ///
+    /// # Errors
+    /// None for an opened model.
+    pub fn for_batch(model: &Model<'_>, tokens: usize) -> Result<Self> {
+        let arch = model.arch();
         let hidden = arch.hidden_size as usize;
         let inner = arch.intermediate_size as usize;
         let head = hidden / arch.heads as usize;
-        let (mut cols, mut depth_i8, mut depth_f32) = (0, 0, 0);
+        let (mut capacity, mut depth) = (0, 0);
         for i in 0..arch.layers as usize {
             let layer = model.layer(i)?;
             for kind in MatrixKind::ALL {
                 let matrix = layer.matrix(kind);
-                let is_int8 = matrix.weights() == DataType::I8;
-                if is_int8 {
-                    cols = cols.max(matrix.cols());
-                }
                 for group in matrix.groups() {
-                    let depth = group?.depth();
-                    if is_int8 {
-                        depth_i8 = depth_i8.max(round_up(depth, TILE_DEPTH));
+                    let group = group?.depth();
+                    if matrix.weights() == DataType::I8 {
+                        capacity = capacity.max(round_up(group, TILE_DEPTH));
                     } else {
-                        depth_f32 = depth_f32.max(depth);
+                        depth = depth.max(group);
                     }
                 }
             }
         }
-        let attention = tokens * 3 * hidden + head * tokens + tokens + head;
-        let feed_forward = TOKEN_TILE * inner;
+        let tiles = tokens.div_ceil(TILE_TOKENS);
+        let block = tiles.min(BLOCK_TILES);
+        let attention = tiles * 3 * hidden + tiles * TILE_TOKENS + 2 * head;
+        let feed_forward = block * inner;
         Ok(Self {
             tokens,
-            hidden: tokens * hidden,
+            hidden: tiles * hidden,
             work: attention.max(feed_forward),
-            projection: TOKEN_TILE * hidden,
-            rows: TOKEN_TILE * cols,
-            panel_i8: TOKEN_TILE * depth_i8,
-            panel_f32: TOKEN_TILE * depth_f32,
-            depth_i8,
-            depth_f32,
+            projection: block * hidden,
+            panels: block * capacity * PANEL_BYTES,
+            columns: block * depth,
+            capacity,
         })
     }
 
@@ -104,10 +106,9 @@ impl Plan {
 
     /// Bytes of the whole arena.
     pub fn arena_bytes(&self) -> usize {
-        let floats = [self.hidden, self.work, self.projection, self.panel_f32];
-        let bytes = [self.rows, self.panel_i8];
-        floats.iter().map(|n| round_up(n * size_of::<f32>(), BUFFER_ALIGN)).sum::<usize>()
-            + bytes.iter().map(|n| round_up(*n, BUFFER_ALIGN)).sum::<usize>()
+        let columns = [self.hidden, self.work, self.projection, self.columns];
+        columns.iter().map(|n| n * size_of::<Column>()).sum::<usize>()
+            + round_up(self.panels, BUFFER_ALIGN)
     }
 
     /// Cuts `arena` into the planned buffers.
@@ -118,26 +119,24 @@ impl Plan {
     pub(crate) fn carve<'a>(&self, arena: &'a mut [u8]) -> Result<Buffers<'a>> {
         let needed = self.arena_bytes();
         let available = arena.len();
+        let too_small = Error::ArenaTooSmall { needed, available };
         let mut rest = arena;
         let mut take = |bytes: usize| -> Result<&'a mut [u8]> {
             let all = core::mem::take(&mut rest);
-            let (buffer, after) = all
-                .split_at_mut_checked(round_up(bytes, BUFFER_ALIGN))
-                .ok_or(Error::ArenaTooSmall { needed, available })?;
+            let (buffer, after) = all.split_at_mut_checked(bytes).ok_or(too_small)?;
             rest = after;
-            buffer.get_mut(..bytes).ok_or(Error::ArenaTooSmall { needed, available })
+            Ok(buffer)
         };
-        let mut floats = |count: usize| -> Result<&'a mut [f32]> {
-            bytemuck::try_cast_slice_mut(take(count * size_of::<f32>())?)
+        let mut columns = |count: usize| -> Result<&'a mut [Column]> {
+            bytemuck::try_cast_slice_mut(take(count * size_of::<Column>())?)
                 .map_err(|_| Error::Misaligned { needed: align_of::<f32>() })
         };
         Ok(Buffers {
-            hidden: floats(self.hidden)?,
-            work: floats(self.work)?,
-            projection: floats(self.projection)?,
-            panel_f32: floats(self.panel_f32)?,
-            rows: bytemuck::must_cast_slice_mut(take(self.rows)?),
-            panel_i8: bytemuck::must_cast_slice_mut(take(self.panel_i8)?),
+            hidden: columns(self.hidden)?,
+            work: columns(self.work)?,
+            projection: columns(self.projection)?,
+            columns: columns(self.columns)?,
+            panels: take(round_up(self.panels, BUFFER_ALIGN))?,
         })
     }
 }
@@ -145,10 +144,9 @@ impl Plan {
 /// The arena cut into buffers; see [`Plan`] for their shapes.
 #[derive(Debug)]
 pub(crate) struct Buffers<'a> {
-    pub(crate) hidden: &'a mut [f32],
-    pub(crate) work: &'a mut [f32],
-    pub(crate) projection: &'a mut [f32],
-    pub(crate) panel_f32: &'a mut [f32],
-    pub(crate) rows: &'a mut [i8],
-    pub(crate) panel_i8: &'a mut [i8],
+    pub(crate) hidden: &'a mut [Column],
+    pub(crate) work: &'a mut [Column],
+    pub(crate) projection: &'a mut [Column],
+    pub(crate) columns: &'a mut [Column],
+    pub(crate) panels: &'a mut [u8],
 }

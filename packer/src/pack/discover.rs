@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use grouse_runtime::format::{TILE_DEPTH, TILE_ROWS, round_up};
+use grouse_runtime::format::{SHARED_UNIT, TILE_DEPTH, TILE_ROWS, round_up};
 
 use crate::model::Matrix;
 
@@ -87,6 +87,10 @@ impl Support {
 
     fn combine(&mut self, other: &Self, f: impl Fn(u64, u64) -> u64) {
         self.0.iter_mut().zip(&other.0).for_each(|(a, b)| *a = f(*a, *b));
+    }
+
+    fn remove(&mut self, input: usize) {
+        self.0[input / 64] &= !(1 << (input % 64));
     }
 
     fn indices(&self) -> Vec<u16> {
@@ -184,7 +188,10 @@ fn split_shared(classes: Vec<Class>) -> Pattern {
             several = true;
             common.combine(&class.support, |a, b| a & b);
         }
-        if several && common.len() >= TILE_DEPTH {
+        if several {
+            // What is left over stays in every group's own list.
+            let excess = common.indices().split_off(common.len() / SHARED_UNIT * SHARED_UNIT);
+            excess.into_iter().for_each(|i| common.remove(usize::from(i)));
             shared = common;
         }
     }
@@ -250,10 +257,11 @@ mod tests {
 
     #[test]
     fn finds_the_shared_columns() {
-        let weight = matrix(128, 96, |r, c| c % 8 == 0 || r % 4 == (c / 8) % 4);
+        let weight = matrix(128, 160, |r, c| c % 8 == 0 || r % 4 == (c / 8) % 4);
         let pattern = discover(&weight, 1);
         check(&weight, &pattern);
-        assert_eq!(pattern.shared.len(), 12);
+        // Twenty are, and the format takes whole sixteens.
+        assert_eq!(pattern.shared.len(), 16);
         assert_eq!(pattern.groups.len(), 4);
     }
 

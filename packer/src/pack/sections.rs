@@ -1,7 +1,7 @@
 //! Building blocks of a file: aligned bytes inside a section, and sections joined into a file.
 
 use bytemuck::{NoUninit, Zeroable};
-use grouse_runtime::format::{ALIGN, Header, LAYOUT_R16K4, MAGIC, SectionEntry, VERSION, round_up};
+use grouse_runtime::format::{ALIGN, Header, LAYOUT_R4K16, MAGIC, SectionEntry, VERSION, round_up};
 
 use crate::{Error, Result};
 
@@ -71,7 +71,7 @@ pub fn file(sections: &[([u8; 4], u32, Vec<u8>)]) -> Vec<u8> {
         header_bytes: size_of::<Header>() as u16,
         section_count: sections.len() as u32,
         file_bytes: round_up(end, ALIGN) as u64,
-        layout: LAYOUT_R16K4,
+        layout: LAYOUT_R4K16,
         ..Header::zeroed()
     };
     let table: &[u8] = bytemuck::cast_slice(&entries);

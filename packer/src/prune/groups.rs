@@ -4,12 +4,15 @@ use faer::MatRef;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
+use grouse_runtime::format::SHARED_UNIT;
+
 use super::assign::{Gains, balanced};
 
-/// Rows of a kernel tile: group sizes are multiples of it where the matrix allows.
-const TILE_ROWS: usize = grouse_runtime::format::TILE_ROWS;
-/// Inputs of a kernel step: input counts are multiples of it where the matrix allows.
-const TILE_DEPTH: usize = grouse_runtime::format::TILE_DEPTH;
+/// Outputs that the widest kernel works on at once: group sizes are multiples of it where the
+/// matrix allows.
+pub(super) const ROW_UNIT: usize = 16;
+/// Inputs of a four-way dot product: input counts are multiples of it where the matrix allows.
+const INPUT_UNIT: usize = 4;
 
 /// How many outputs and inputs each part has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,8 +33,8 @@ impl Sizes {
     /// allow; in a small matrix, whole inputs.
     pub fn new(rows: usize, cols: usize, density: f64, groups: usize, shared: Option<f64>) -> Self {
         let groups = groups.clamp(1, rows.max(1));
-        let tiles = rows.is_multiple_of(TILE_ROWS) && rows / TILE_ROWS >= groups;
-        let row_unit = if tiles { TILE_ROWS } else { 1 };
+        let tiles = rows.is_multiple_of(ROW_UNIT) && rows / ROW_UNIT >= groups;
+        let row_unit = if tiles { ROW_UNIT } else { 1 };
         let sizes = split(rows / row_unit, groups).map(|n| n * row_unit).collect();
         if groups == 1 {
             let own = (density * cols as f64).round() as usize;
@@ -43,9 +46,12 @@ impl Sizes {
         let part = 1.0 / groups as f64;
         let lowest = ((kept - part * cols as f64) / (1.0 - part)).max(0.0);
         let wish = shared.map_or(lowest, |fraction| (fraction * cols as f64).max(lowest));
-        let shared = (wish.round() as usize).min(cols);
         // A coarse unit must not cost density in a small matrix.
-        let unit = if cols >= 64 * TILE_DEPTH { TILE_DEPTH } else { 1 };
+        let large = cols >= 64 * INPUT_UNIT;
+        let shared_unit = if large { SHARED_UNIT as f64 } else { 1.0 };
+        let shared = ((wish / shared_unit).round() * shared_unit) as usize;
+        let shared = shared.min(cols);
+        let unit = if large { INPUT_UNIT } else { 1 };
         let most = cols + (groups - 1) * shared;
         let wished = (kept * groups as f64 / unit as f64).round() as usize;
         let units = wished.min(most / unit);
@@ -241,8 +247,8 @@ mod tests {
     #[test]
     fn tiles_are_whole_where_the_matrix_allows() {
         let sizes = Sizes::new(1536, 384, 0.5, 7, None);
-        assert!(sizes.rows.iter().all(|n| n.is_multiple_of(TILE_ROWS)));
-        assert!(sizes.own.iter().all(|n| (n + sizes.shared).is_multiple_of(TILE_DEPTH)));
+        assert!(sizes.rows.iter().all(|n| n.is_multiple_of(ROW_UNIT)));
+        assert!(sizes.own.iter().all(|n| (n + sizes.shared).is_multiple_of(INPUT_UNIT)));
     }
 
     #[test]

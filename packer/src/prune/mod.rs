@@ -13,7 +13,7 @@ mod refit;
 mod report;
 mod solve;
 
-use grouse_runtime::format::{MatrixKind, TILE_ROWS};
+use grouse_runtime::format::MatrixKind;
 use rayon::prelude::*;
 
 use crate::calibrate::LayerStats;
@@ -50,7 +50,7 @@ impl Options {
     /// smaller than a kernel tile would be padded, so the width limits the default.
     pub fn group_count(&self, hidden: usize) -> usize {
         let wished = if self.density >= 0.2 { 16 } else { 32 };
-        self.groups.unwrap_or(wished.min(hidden / TILE_ROWS).max(1))
+        self.groups.unwrap_or(wished.min(hidden / groups::ROW_UNIT).max(1))
     }
 
     /// Refuses what cannot be done with a model of this width.

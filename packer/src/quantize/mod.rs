@@ -6,7 +6,7 @@
 pub mod equalize;
 pub mod rounding;
 
-use grouse_runtime::kernels::{Backend, scalar::Scalar};
+use grouse_runtime::kernels::scalar::quantize_row;
 use rayon::prelude::*;
 
 use crate::calibrate::InputStats;
@@ -92,7 +92,7 @@ fn output_error(
         .into_par_iter()
         .map(|s| {
             let mut q = vec![0_i8; cols];
-            let row = Scalar.quantize_row(samples.row(s), equalize, &mut q);
+            let row = quantize_row(samples.row(s), equalize, &mut q);
             let exact = &exact[s * scale.len()..(s + 1) * scale.len()];
             let mut error = 0.0;
             for ((w, scale), y) in weights.chunks_exact(cols).zip(scale).zip(exact) {

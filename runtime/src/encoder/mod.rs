@@ -5,13 +5,14 @@ pub mod linear;
 
 use crate::error::{Error, Result};
 use crate::format::{self, Arch, MatrixKind};
-use crate::kernels::{Activation, Backend};
+use crate::kernels::scalar::{live, sum};
+use crate::kernels::{Activation, Backend, Column, Norm, TILE_TOKENS};
 use crate::math;
-use crate::plan::{Buffers, Plan, TOKEN_TILE};
+use crate::plan::{BLOCK_TILES, Buffers, Plan};
 use crate::view::{Layer, Model};
 
 use attention::Attention;
-use linear::{Rows, Scratch, linear};
+use linear::{Input, Scratch, linear};
 
 /// A model ready to run: its weights in place, its buffers in the arena.
 pub struct Encoder<'m, 'a> {
@@ -43,7 +44,28 @@ impl<'m, 'a> Encoder<'m, 'a> {
         arena: &'a mut [u8],
         max_tokens: usize,
     ) -> Result<Self> {
-        let plan = Plan::new(model, max_tokens)?;
+        Self::with_plan(model, backend, arena, Plan::new(model, max_tokens)?)
+    }
+
+    /// Prepares to run batches of up to `tokens` tokens in all; see [`Encoder::embed_batch`].
+    ///
+    /// # Errors
+    /// [`Error::ArenaTooSmall`], [`Error::Misaligned`].
+    pub fn for_batch(
+        model: &Model<'m>,
+        backend: &'static dyn Backend,
+        arena: &'a mut [u8],
+        tokens: usize,
+    ) -> Result<Self> {
+        Self::with_plan(model, backend, arena, Plan::for_batch(model, tokens)?)
+    }
+
+    fn with_plan(
+        model: &Model<'m>,
+        backend: &'static dyn Backend,
+        arena: &'a mut [u8],
+        plan: Plan,
+    ) -> Result<Self> {
         let buffers = plan.carve(arena)?;
         Ok(Self { model: *model, backend, plan, buffers, tokens: 0 })
     }
@@ -65,95 +87,154 @@ impl<'m, 'a> Encoder<'m, 'a> {
     /// [`Error::NoTokens`], [`Error::TooManyTokens`], [`Error::TokenOutOfRange`],
     /// [`Error::OutputLength`], [`Error::NotFinite`].
     pub fn embed(&mut self, ids: &[u32], out: &mut [f32]) -> Result<()> {
-        self.forward(ids)?;
-        self.pool(out)
+        self.embed_batch(&[ids], out)
     }
 
-    /// Runs all layers; [`Encoder::hidden_states`] holds the result.
+    /// Embeds several texts in one pass, `[texts][hidden_size]`.
+    ///
+    /// The texts lie one after the other in the tiles, whatever their lengths: none is padded, and
+    /// each has the bits that it has alone. Their tokens together may be as many as the plan's
+    /// ([`Plan::for_batch`]), each text's as many as the model's.
     ///
     /// # Errors
     /// As [`Encoder::embed`].
-    pub fn forward(&mut self, ids: &[u32]) -> Result<()> {
+    pub fn embed_batch(&mut self, texts: &[&[u32]], out: &mut [f32]) -> Result<()> {
+        let hidden = self.model.arch().hidden_size as usize;
+        if out.len() != texts.len() * hidden {
+            let needed = texts.len() * hidden;
+            return Err(Error::OutputLength { needed, available: out.len() });
+        }
+        self.forward(texts)?;
+        let mut first = 0;
+        for (text, out) in texts.iter().zip(out.chunks_exact_mut(hidden)) {
+            self.pool(first, text.len(), out)?;
+            first += text.len();
+        }
+        Ok(())
+    }
+
+    /// Runs all layers; [`Encoder::hidden_state`] gives the result.
+    ///
+    /// # Errors
+    /// As [`Encoder::embed`].
+    pub fn forward(&mut self, texts: &[&[u32]]) -> Result<()> {
         self.tokens = 0;
-        self.embed_tokens(ids)?;
-        self.tokens = ids.len();
+        self.embed_tokens(texts)?;
+        self.tokens = texts.iter().map(|text| text.len()).sum();
         for i in 0..self.model.arch().layers as usize {
             let layer = self.model.layer(i)?;
-            self.attention(&layer)?;
+            self.attention(&layer, texts)?;
             self.feed_forward(&layer)?;
         }
         Ok(())
     }
 
-    /// Hidden states of the last text, `[tokens][hidden_size]`.
-    pub fn hidden_states(&self) -> &[f32] {
-        let length = self.tokens * self.model.arch().hidden_size as usize;
-        self.buffers.hidden.get(..length).unwrap_or_default()
+    /// The last hidden state of token `token` of the last call, texts one after the other.
+    pub fn hidden_state(&self, token: usize) -> impl Iterator<Item = f32> {
+        let hidden = self.model.arch().hidden_size as usize;
+        let there = if token < self.tokens { hidden } else { 0 };
+        let tile = self.buffers.hidden.get(token / TILE_TOKENS * hidden..).unwrap_or_default();
+        tile.iter().take(there).map(move |column| column[token % TILE_TOKENS])
     }
 
     /// Word + position + token type 0, then LayerNorm.
-    fn embed_tokens(&mut self, ids: &[u32]) -> Result<()> {
-        if ids.is_empty() {
+    fn embed_tokens(&mut self, texts: &[&[u32]]) -> Result<()> {
+        let Arch { hidden_size, vocab_size, layer_norm_eps, max_tokens, .. } = *self.model.arch();
+        let limit = self.plan.tokens.min(max_tokens as usize);
+        if texts.is_empty() || texts.iter().any(|text| text.is_empty()) {
             return Err(Error::NoTokens);
         }
-        if ids.len() > self.plan.tokens {
-            return Err(Error::TooManyTokens { tokens: ids.len(), limit: self.plan.tokens });
+        if let Some(text) = texts.iter().find(|text| text.len() > limit) {
+            return Err(Error::TooManyTokens { tokens: text.len(), limit });
         }
-        let Arch { hidden_size, vocab_size, layer_norm_eps, .. } = *self.model.arch();
+        let tokens = texts.iter().map(|text| text.len()).sum();
+        if tokens > self.plan.tokens {
+            return Err(Error::TooManyTokens { tokens, limit: self.plan.tokens });
+        }
         let hidden = hidden_size as usize;
         let tables = self.model.embeddings();
-        // The projection buffer is idle here; its first row holds the position vector.
-        let position = self.buffers.projection.get_mut(..hidden).unwrap_or_default();
-        for (t, (id, x)) in ids.iter().zip(self.buffers.hidden.chunks_exact_mut(hidden)).enumerate()
-        {
-            if *id >= vocab_size || !tables.word.read_row(*id as usize, x) {
+        let Buffers { hidden: states, projection, .. } = &mut self.buffers;
+        // The projection buffer is idle here; it holds a word and a position vector.
+        let (word, rest) = projection.as_flattened_mut().split_at_mut(hidden);
+        let position = rest.get_mut(..hidden).unwrap_or_default();
+        let all = texts.iter().flat_map(|text| text.iter().enumerate());
+        for (token, (place, id)) in all.enumerate() {
+            if *id >= vocab_size || !tables.word.read_row(*id as usize, word) {
                 return Err(Error::TokenOutOfRange { id: *id, vocab_size });
             }
-            if !tables.position.read_row(t, position) {
-                return Err(Error::TooManyTokens { tokens: ids.len(), limit: self.plan.tokens });
+            if !tables.position.read_row(place, position) {
+                return Err(Error::TooManyTokens { tokens: place + 1, limit });
             }
-            for ((x, p), s) in x.iter_mut().zip(position.iter()).zip(tables.token_type) {
-                *x = (*x + p) + s;
+            let (tile, lane) = (token / TILE_TOKENS, token % TILE_TOKENS);
+            let columns = states.get_mut(tile * hidden..).unwrap_or_default();
+            let sums = word.iter().zip(position.iter()).zip(tables.token_type);
+            for (column, ((w, p), s)) in columns.iter_mut().zip(sums) {
+                column[lane] = (w + p) + s;
             }
-            self.backend.layer_norm(x, tables.gamma, tables.beta, layer_norm_eps);
+        }
+        let norm = Norm { gamma: tables.gamma, beta: tables.beta, epsilon: layer_norm_eps };
+        for (tile, x) in states.chunks_exact_mut(hidden).enumerate() {
+            let live = live(tokens, tile);
+            if live == 0 {
+                break;
+            }
+            // Lanes that no token fills are worked on all the same: clear what an earlier text
+            // left there.
+            x.iter_mut().for_each(|column| column[live..].fill(0.0));
+            self.backend.norm(x, &[], &norm, live);
         }
         Ok(())
     }
 
-    fn attention(&mut self, layer: &Layer<'_>) -> Result<()> {
+    fn attention(&mut self, layer: &Layer<'_>, texts: &[&[u32]]) -> Result<()> {
         let arch = self.model.arch();
         let hidden = arch.hidden_size as usize;
         let heads = arch.heads as usize;
         let size = hidden / heads;
-        let Buffers { hidden: states, work, projection, panel_f32, rows, panel_i8 } =
-            &mut self.buffers;
-        let Plan { depth_i8, depth_f32, .. } = self.plan;
-        let mut scratch = Scratch { rows, panel_i8, panel_f32, depth_i8, depth_f32 };
+        let Buffers { hidden: states, work, projection, columns, panels } = &mut self.buffers;
+        let mut scratch = Scratch { panels, capacity: self.plan.capacity, columns };
         let too_small = Error::ArenaTooSmall { needed: self.plan.work, available: work.len() };
 
-        let (qkv, rest) = work.split_at_mut_checked(self.tokens * 3 * hidden).ok_or(too_small)?;
-        let (keys, rest) = rest.split_at_mut_checked(size * self.tokens).ok_or(too_small)?;
-        let (scores, rest) = rest.split_at_mut_checked(self.tokens).ok_or(too_small)?;
-        let context = rest.get_mut(..size).ok_or(too_small)?;
+        let tiles = self.tokens.div_ceil(TILE_TOKENS);
+        let (qkv, rest) = work.split_at_mut_checked(tiles * 3 * hidden).ok_or(too_small)?;
+        let (scores, rest) = rest.split_at_mut_checked(tiles * TILE_TOKENS).ok_or(too_small)?;
+        let head_work = rest.get_mut(..2 * size).ok_or(too_small)?;
 
-        let states = states.get_mut(..self.tokens * hidden).ok_or(too_small)?;
+        let states = states.get_mut(..tiles * hidden).ok_or(too_small)?;
         let matrix = layer.matrix(MatrixKind::Qkv);
-        let tiles = states.chunks(TOKEN_TILE * hidden).zip(qkv.chunks_mut(TOKEN_TILE * 3 * hidden));
-        for (x, out) in tiles {
-            let input = Rows { data: x, stride: hidden, width: hidden };
-            linear(self.backend, matrix, &mut scratch, input, out)?;
+        let blocks = states
+            .chunks(BLOCK_TILES * hidden)
+            .zip(qkv.chunks_mut(BLOCK_TILES * 3 * hidden))
+            .enumerate();
+        for (block, (x, out)) in blocks {
+            let tokens = block_tokens(self.tokens, block);
+            let input = Input { columns: x, stride: hidden, tokens };
+            linear(self.backend, matrix, &mut scratch, input, None, out)?;
         }
         let factor = 1.0 / math::sqrt(size as f32);
-        Attention { qkv, keys, scores, context, hidden, heads, factor }.run(self.backend);
+        let mut attention = Attention { qkv, scores, work: head_work, hidden, heads, factor };
+        let mut first = 0;
+        for text in texts {
+            attention.run(self.backend, first, text.len());
+            first += text.len();
+        }
 
         let matrix = layer.matrix(MatrixKind::AttentionOutput);
-        let tiles = states.chunks_mut(TOKEN_TILE * hidden).zip(qkv.chunks(TOKEN_TILE * 3 * hidden));
-        for (x, context) in tiles {
+        let norm = Norm {
+            gamma: layer.attention_gamma,
+            beta: layer.attention_beta,
+            epsilon: arch.layer_norm_eps,
+        };
+        let blocks = states
+            .chunks_mut(BLOCK_TILES * hidden)
+            .zip(qkv.chunks(BLOCK_TILES * 3 * hidden))
+            .enumerate();
+        for (block, (x, context)) in blocks {
+            let tokens = block_tokens(self.tokens, block);
             let out = projection.get_mut(..x.len()).ok_or(too_small)?;
-            let input = Rows { data: context, stride: 3 * hidden, width: hidden };
-            linear(self.backend, matrix, &mut scratch, input, out)?;
-            let norm = (layer.attention_gamma, layer.attention_beta, arch.layer_norm_eps);
-            add_and_norm(self.backend, x, out, hidden, norm);
+            let input = Input { columns: context, stride: 3 * hidden, tokens };
+            linear(self.backend, matrix, &mut scratch, input, None, out)?;
+            add_and_norm(self.backend, x, out, hidden, &norm, tokens);
         }
         Ok(())
     }
@@ -162,54 +243,48 @@ impl<'m, 'a> Encoder<'m, 'a> {
         let arch = self.model.arch();
         let hidden = arch.hidden_size as usize;
         let inner = arch.intermediate_size as usize;
-        let activation = match arch.activation {
+        let activation = Some(match arch.activation {
             format::ACTIVATION_GELU => Activation::Gelu,
             format::ACTIVATION_GELU_TANH => Activation::GeluTanh,
             _ => Activation::Relu,
-        };
-        let Buffers { hidden: states, work, projection, panel_f32, rows, panel_i8 } =
-            &mut self.buffers;
-        let Plan { depth_i8, depth_f32, .. } = self.plan;
-        let mut scratch = Scratch { rows, panel_i8, panel_f32, depth_i8, depth_f32 };
+        });
+        let Buffers { hidden: states, work, projection, columns, panels } = &mut self.buffers;
+        let mut scratch = Scratch { panels, capacity: self.plan.capacity, columns };
         let too_small = Error::ArenaTooSmall { needed: self.plan.work, available: work.len() };
+        let norm =
+            Norm { gamma: layer.ffn_gamma, beta: layer.ffn_beta, epsilon: arch.layer_norm_eps };
 
-        let states = states.get_mut(..self.tokens * hidden).ok_or(too_small)?;
-        for x in states.chunks_mut(TOKEN_TILE * hidden) {
-            let tokens = x.len() / hidden;
-            let up = work.get_mut(..tokens * inner).ok_or(too_small)?;
-            let input = Rows { data: x, stride: hidden, width: hidden };
-            linear(self.backend, layer.matrix(MatrixKind::FeedForwardIn), &mut scratch, input, up)?;
-            self.backend.activate(up, activation);
+        let tiles = self.tokens.div_ceil(TILE_TOKENS);
+        let states = states.get_mut(..tiles * hidden).ok_or(too_small)?;
+        for (block, x) in states.chunks_mut(BLOCK_TILES * hidden).enumerate() {
+            let tokens = block_tokens(self.tokens, block);
+            let up = work.get_mut(..x.len() / hidden * inner).ok_or(too_small)?;
+            let input = Input { columns: x, stride: hidden, tokens };
+            let matrix = layer.matrix(MatrixKind::FeedForwardIn);
+            linear(self.backend, matrix, &mut scratch, input, activation, up)?;
             let out = projection.get_mut(..x.len()).ok_or(too_small)?;
-            let input = Rows { data: up, stride: inner, width: inner };
-            linear(
-                self.backend,
-                layer.matrix(MatrixKind::FeedForwardOut),
-                &mut scratch,
-                input,
-                out,
-            )?;
-            let norm = (layer.ffn_gamma, layer.ffn_beta, arch.layer_norm_eps);
-            add_and_norm(self.backend, x, out, hidden, norm);
+            let input = Input { columns: up, stride: inner, tokens };
+            let matrix = layer.matrix(MatrixKind::FeedForwardOut);
+            linear(self.backend, matrix, &mut scratch, input, None, out)?;
+            add_and_norm(self.backend, x, out, hidden, &norm, tokens);
         }
         Ok(())
     }
 
-    /// Pools the last text's hidden states.
-    fn pool(&self, out: &mut [f32]) -> Result<()> {
+    /// Pools the hidden states of the text of `count` tokens from token `first`.
+    fn pool(&self, first: usize, count: usize, out: &mut [f32]) -> Result<()> {
         let arch = self.model.arch();
         let hidden = arch.hidden_size as usize;
-        if out.len() != hidden {
-            return Err(Error::OutputLength { needed: hidden, available: out.len() });
+        let pooled = if arch.pooling == format::POOLING_CLS { 1 } else { count };
+        for (k, o) in out.iter_mut().enumerate() {
+            let column = |token: usize| {
+                let at = token / TILE_TOKENS * hidden + k;
+                self.buffers.hidden.get(at).map_or(0.0, |c| c[token % TILE_TOKENS])
+            };
+            *o = sum((first..first + pooled).map(column)) / pooled as f32;
         }
-        out.fill(0.0);
-        let pooled = if arch.pooling == format::POOLING_CLS { 1 } else { self.tokens };
-        for row in self.hidden_states().chunks_exact(hidden).take(pooled) {
-            out.iter_mut().zip(row).for_each(|(o, v)| *o += v);
-        }
-        out.iter_mut().for_each(|o| *o /= pooled as f32);
         if arch.normalize == 1 {
-            let norm = math::sqrt(self.backend.sum_of_squares(out));
+            let norm = math::sqrt(sum(out.iter().map(|v| v * v)));
             let norm = if norm > 1e-12 { norm } else { 1e-12 };
             out.iter_mut().for_each(|o| *o /= norm);
         }
@@ -217,16 +292,23 @@ impl<'m, 'a> Encoder<'m, 'a> {
     }
 }
 
-/// `x = LayerNorm(x + sublayer)` for every token.
+/// Tokens of block `block` when there are `tokens` in all.
+fn block_tokens(tokens: usize, block: usize) -> usize {
+    const MOST: usize = BLOCK_TILES * TILE_TOKENS;
+    tokens.saturating_sub(block * MOST).min(MOST)
+}
+
+/// `x = LayerNorm(x + sublayer)` for every tile.
 fn add_and_norm(
     backend: &dyn Backend,
-    x: &mut [f32],
-    sublayer: &[f32],
+    x: &mut [Column],
+    sublayer: &[Column],
     hidden: usize,
-    (gamma, beta, eps): (&[f32], &[f32], f32),
+    norm: &Norm<'_>,
+    tokens: usize,
 ) {
-    for (x, s) in x.chunks_exact_mut(hidden).zip(sublayer.chunks_exact(hidden)) {
-        x.iter_mut().zip(s).for_each(|(x, s)| *x += s);
-        backend.layer_norm(x, gamma, beta, eps);
+    let tiles = x.chunks_exact_mut(hidden).zip(sublayer.chunks_exact(hidden));
+    for (tile, (x, s)) in tiles.enumerate() {
+        backend.norm(x, s, norm, live(tokens, tile));
     }
 }

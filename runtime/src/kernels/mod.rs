@@ -1,22 +1,40 @@
 //! The hot primitives of the encoder, behind one trait, and the choice of a backend.
 //!
-//! [`scalar`] is the specification; every other backend gives the same bits. Nothing outside this
-//! module knows an instruction set.
+//! Four layers: [`scalar`] is the specification; [`generic`] has each algorithm once, over vectors
+//! of tokens; a thin file per instruction set says what a vector is; [`registry`] lists them and
+//! picks one. Every backend gives the same bits. Nothing outside this module knows an instruction
+//! set.
+//!
+//! Activations are kept in **tiles of 16 tokens**, `[tile][feature][16 tokens]`: a feature's
+//! values of a tile are one [`Column`]. A vector holds tokens, never features, so that gathering
+//! inputs and scattering outputs is a choice of columns and costs nothing, and every reduction
+//! over features adds whole vectors.
 
+pub mod generic;
+mod registry;
 pub mod scalar;
 #[cfg(test)]
 mod tests;
 pub mod wide;
+#[cfg(target_arch = "x86_64")]
+pub mod x86;
 
 use half::f16;
 
-use crate::format::TILE_ROWS;
-use crate::math::LANES;
+use crate::view::Indices;
 
-/// Most tokens that one call of a matrix primitive handles.
-pub const TOKENS_PER_CALL: usize = 4;
+pub use registry::{Entry, available, by_name, default, entries};
 
-/// How a row was quantized: `x ≈ scale × (q − zero)`.
+/// Tokens of a tile.
+pub const TILE_TOKENS: usize = 16;
+
+/// One feature of the 16 tokens of a tile. Lanes of tokens that are not there hold anything.
+pub type Column = [f32; TILE_TOKENS];
+
+/// Most bytes that a panel takes per input and tile, of all backends; see [`Backend::pack`].
+pub const PANEL_BYTES: usize = 2 * TILE_TOKENS;
+
+/// How one row was quantized: `x ≈ scale × (q − zero)`.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct RowScale {
     /// Size of one step.
@@ -25,8 +43,40 @@ pub struct RowScale {
     pub zero: i32,
 }
 
-/// Sums of products of one tile of 16 outputs with up to four tokens.
-pub type TileSums<T> = [[T; TILE_ROWS]; TOKENS_PER_CALL];
+/// How the tokens of a tile were quantized, token by token.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[repr(C, align(64))]
+pub struct TileScales {
+    /// Size of one step.
+    pub scale: Column,
+    /// 1 / scale, or 0.
+    pub inverse: Column,
+    /// The q of x = 0, a whole number.
+    pub shift: Column,
+    /// The same as an integer, in −128..=127.
+    pub zero: [i32; TILE_TOKENS],
+}
+
+impl TileScales {
+    /// Nothing quantized yet.
+    pub const EMPTY: Self = Self {
+        scale: [0.0; TILE_TOKENS],
+        inverse: [0.0; TILE_TOKENS],
+        shift: [0.0; TILE_TOKENS],
+        zero: [0; TILE_TOKENS],
+    };
+
+    /// Sets what follows from the range of one token's values.
+    #[inline(always)]
+    pub(crate) fn set(&mut self, token: usize, lowest: f32, highest: f32) {
+        let (row, inverse, shift) = row_scale(lowest, highest);
+        let lanes = self.scale.iter_mut().zip(&mut self.inverse);
+        let lanes = lanes.zip(&mut self.shift).zip(&mut self.zero);
+        if let Some((((s, i), f), z)) = lanes.into_iter().nth(token) {
+            (*s, *i, *f, *z) = (row.scale, inverse, shift, row.zero);
+        }
+    }
+}
 
 /// Activation between the feed-forward matrices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,55 +89,157 @@ pub enum Activation {
     Relu,
 }
 
+/// Some columns of a tile on their way into a panel.
+#[derive(Debug, Clone, Copy)]
+pub struct Pack<'a> {
+    /// The tile, `[features]`.
+    pub x: &'a [Column],
+    /// Factors of the features, `[features]`.
+    pub equalize: &'a [f32],
+    /// The tile's scales.
+    pub scales: &'a TileScales,
+    /// Which features.
+    pub inputs: Indices<'a>,
+    /// Position of the first of them among the group's inputs, a multiple of 16.
+    pub at: usize,
+    /// Tokens that are there, 1 to 16.
+    pub live: usize,
+}
+
+/// An int8 group with what its outputs need.
+#[derive(Debug, Clone, Copy)]
+pub struct GroupI8<'a> {
+    /// Weights in layout `r4k16`, `[outputs / 4][depth / 16][4][16]`.
+    pub block: &'a [i8],
+    /// Inputs, shared and own, without padding.
+    pub depth: usize,
+    /// Where the outputs go.
+    pub outputs: Indices<'a>,
+    /// Bias per output, padded to a multiple of 4.
+    pub bias: &'a [f32],
+    /// Weight scale per output, padded likewise.
+    pub scale: &'a [f32],
+    /// Sum of the weights per output, padded likewise.
+    pub sum: &'a [i32],
+    /// What follows.
+    pub activation: Option<Activation>,
+}
+
+/// A block of float weights in layout `r4k16`, `[outputs / 4][depth][4]`.
+#[derive(Debug, Clone, Copy)]
+pub enum FloatBlock<'a> {
+    /// Single precision.
+    F32(&'a [f32]),
+    /// Half precision, widened exactly.
+    F16(&'a [f16]),
+}
+
+/// A group of float weights with what its outputs need.
+#[derive(Debug, Clone, Copy)]
+pub struct GroupFloat<'a> {
+    /// Weights.
+    pub block: FloatBlock<'a>,
+    /// Inputs, shared and own.
+    pub depth: usize,
+    /// Where the outputs go.
+    pub outputs: Indices<'a>,
+    /// Bias per output, padded to a multiple of 4.
+    pub bias: &'a [f32],
+    /// What follows.
+    pub activation: Option<Activation>,
+}
+
+/// The quantized inputs of some tiles: one panel after the other.
+#[derive(Debug, Clone, Copy)]
+pub struct Panels<'a> {
+    /// `[tiles]` panels of [`Backend::panel_bytes`] of the capacity.
+    pub bytes: &'a [u8],
+    /// Inputs that a panel has room for, a multiple of 16.
+    pub capacity: usize,
+}
+
+/// Where a matmul writes: `[tiles][features]` columns.
+#[derive(Debug)]
+pub struct Output<'a> {
+    /// The columns.
+    pub columns: &'a mut [Column],
+    /// Columns per tile.
+    pub features: usize,
+    /// Tokens in all; the last tile may have fewer than 16.
+    pub tokens: usize,
+}
+
+/// LayerNorm's weight `[features]`, bias `[features]` and epsilon.
+#[derive(Debug, Clone, Copy)]
+pub struct Norm<'a> {
+    /// Weight.
+    pub gamma: &'a [f32],
+    /// Bias.
+    pub beta: &'a [f32],
+    /// Added to the variance.
+    pub epsilon: f32,
+}
+
+/// One head of one tile of queries against the keys and values of one text.
+#[derive(Debug, Clone, Copy)]
+pub struct Attend<'a> {
+    /// The tile's query, `[head size]`.
+    pub query: &'a [Column],
+    /// Q, K and V of all tokens, `[tiles][stride]`.
+    pub qkv: &'a [Column],
+    /// Columns per tile of `qkv`.
+    pub stride: usize,
+    /// First feature of the head's key.
+    pub key: usize,
+    /// First feature of the head's value.
+    pub value: usize,
+    /// The text's first token.
+    pub first: usize,
+    /// The text's tokens.
+    pub count: usize,
+    /// Scores are multiplied with it: 1/√(head size).
+    pub factor: f32,
+    /// The tile's queries that belong to the text.
+    pub lanes: (usize, usize),
+}
+
 /// One instruction set's form of the hot primitives; see `docs/numerics.md` for the definitions.
 ///
-/// Slices that belong together have equal lengths; a backend must not panic when they do not, and
-/// works on the shorter.
+/// Slices that belong together have fitting lengths; a backend must not panic when they have not,
+/// and may leave out what does not fit.
 pub trait Backend: Sync {
     /// The name used by `--backend` and `GROUSE_BACKEND`.
     fn name(&self) -> &'static str;
 
-    /// Quantizes `x × equalize` to int8 with one scale and zero point. All three have one length.
-    fn quantize_row(&self, x: &[f32], equalize: &[f32], q: &mut [i8]) -> RowScale;
+    /// Finds the scales for a tile of `live` tokens, `[features]`, with factors `[features]`.
+    fn scales(&self, x: &[Column], equalize: &[f32], live: usize) -> TileScales;
 
-    /// Adds to `sums` the exact int32 dot products of a tile `[depth / 4][16][4]` with the rows of
-    /// `panel`: one row per token, at most [`TOKENS_PER_CALL`], `stride` apart.
-    fn tile_i8(&self, tile: &[i8], panel: &[i8], stride: usize, sums: &mut TileSums<i32>);
+    /// Bytes of one tile's panel with room for `capacity` inputs, a multiple of 16: at most
+    /// [`PANEL_BYTES`] for each.
+    fn panel_bytes(&self, capacity: usize) -> usize;
 
-    /// Adds to `sums` the dot products of a tile `[depth][16]` with the rows of `panel`, in the
-    /// order of the inputs.
-    fn tile_f32(&self, tile: &[f32], panel: &[f32], stride: usize, sums: &mut TileSums<f32>);
+    /// Quantizes some columns of a tile into its panel with room for `capacity` inputs, in the
+    /// order that this backend's [`Backend::matmul_i8`] reads.
+    fn pack(&self, job: &Pack<'_>, capacity: usize, panel: &mut [u8]);
 
-    /// As [`Backend::tile_f32`] with weights widened from f16.
-    fn tile_f16(&self, tile: &[f16], panel: &[f32], stride: usize, sums: &mut TileSums<f32>);
+    /// A group's outputs for all tiles of `panels`; the group has at least one input.
+    fn matmul_i8(
+        &self,
+        group: &GroupI8<'_>,
+        panels: &Panels<'_>,
+        scales: &[TileScales],
+        out: &mut Output<'_>,
+    );
 
-    /// `out[j] = Σ_i a[i] × m[i × stride + j]`, added up in the order of i.
-    fn vector_matrix(&self, a: &[f32], m: &[f32], stride: usize, out: &mut [f32]);
+    /// A group's outputs for `panels`, `[tiles][depth]`.
+    fn matmul_float(&self, group: &GroupFloat<'_>, panels: &[Column], out: &mut Output<'_>);
 
-    /// LayerNorm of a row in place.
-    fn layer_norm(&self, x: &mut [f32], gamma: &[f32], beta: &[f32], eps: f32);
+    /// `x = LayerNorm(x + add)` for a tile of `live` tokens; an empty `add` adds nothing.
+    fn norm(&self, x: &mut [Column], add: &[Column], norm: &Norm<'_>, live: usize);
 
-    /// Softmax of `x × factor` in place.
-    fn softmax(&self, x: &mut [f32], factor: f32);
-
-    /// Activation in place.
-    fn activate(&self, x: &mut [f32], activation: Activation);
-
-    /// `Σ x²` in lanes.
-    fn sum_of_squares(&self, x: &[f32]) -> f32;
-}
-
-/// All backends of this build, fastest last.
-pub const BACKENDS: [&'static dyn Backend; 2] = [&scalar::Scalar, &wide::Wide];
-
-/// The backend called `name`.
-pub fn by_name(name: &str) -> Option<&'static dyn Backend> {
-    BACKENDS.into_iter().find(|b| b.name() == name)
-}
-
-/// The backend used when none is named.
-pub fn default() -> &'static dyn Backend {
-    &wide::Wide
+    /// Softmax(q Kᵀ × factor) V for the lanes of a tile; other lanes of `context` hold anything.
+    /// `scores` has a column for every token of all texts, `context` is `[head size]`.
+    fn attend(&self, job: &Attend<'_>, scores: &mut [Column], context: &mut [Column]);
 }
 
 /// What follows the range of a row: the quantizer's scale, its inverse and zero point.
@@ -105,10 +257,4 @@ fn row_scale(lowest: f32, highest: f32) -> (RowScale, f32, f32) {
     let inverse = 255.0 / range;
     let zero = crate::math::round_even(-128.0 - lowest * inverse);
     (RowScale { scale: range / 255.0, zero: zero as i32 }, inverse, zero)
-}
-
-/// Splits a row into whole runs of [`LANES`] and the rest.
-#[inline(always)]
-fn lanes(x: &[f32]) -> (&[[f32; LANES]], &[f32]) {
-    x.as_chunks::<LANES>()
 }

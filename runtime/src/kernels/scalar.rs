@@ -1,135 +1,238 @@
 //! The specification: every primitive in its defined order, in plain Rust.
 
-use half::f16;
-
-use crate::format::{TILE_DEPTH, TILE_ROWS};
+use crate::format::{TILE_DEPTH, TILE_ROWS, round_up};
 use crate::math::{self, LANES};
 
-use super::{Activation, Backend, RowScale, TileSums, lanes, row_scale};
+use super::{
+    Activation, Attend, Backend, Column, FloatBlock, GroupFloat, GroupI8, Norm, Output, Pack,
+    Panels, RowScale, TILE_TOKENS, TileScales, row_scale,
+};
 
 /// Plain Rust; what every other backend is compared with.
 #[derive(Debug, Clone, Copy)]
 pub struct Scalar;
+
+/// Quantizes one row, `x × equalize`, to int8 with one scale and zero point; all three slices have
+/// one length. The definition that [`Backend::scales`] and [`Backend::pack`] follow.
+pub fn quantize_row(x: &[f32], equalize: &[f32], q: &mut [i8]) -> RowScale {
+    let (lowest, highest) = range(x.iter().copied(), equalize);
+    let (row, inverse, zero) = row_scale(lowest, highest);
+    for ((v, e), q) in x.iter().zip(equalize).zip(q) {
+        *q = quantize(v * e, inverse, zero);
+    }
+    row
+}
+
+/// The smallest and largest of 0 and all `x × equalize`.
+#[inline(always)]
+pub(super) fn range(x: impl Iterator<Item = f32>, equalize: &[f32]) -> (f32, f32) {
+    let mut lowest = 0.0_f32;
+    let mut highest = 0.0_f32;
+    for (v, e) in x.zip(equalize) {
+        let v = v * e;
+        lowest = if v < lowest { v } else { lowest };
+        highest = if v > highest { v } else { highest };
+    }
+    (lowest, highest)
+}
+
+/// An equalized value as int8.
+#[inline(always)]
+pub(super) fn quantize(v: f32, inverse: f32, zero: f32) -> i8 {
+    let r = math::round_even(v * inverse) + zero;
+    let r = if r > -128.0 { r } else { -128.0 };
+    let r = if r < 127.0 { r } else { 127.0 };
+    r as i8
+}
+
+/// `f(x)` as the specification has it.
+#[inline(always)]
+pub(crate) fn activate(x: f32, activation: Option<Activation>) -> f32 {
+    match activation {
+        None => x,
+        Some(Activation::Gelu) => math::gelu(x),
+        Some(Activation::GeluTanh) => math::gelu_tanh(x),
+        Some(Activation::Relu) => math::relu(x),
+    }
+}
+
+/// The tokens of tile `tile` when there are `tokens` in all.
+#[inline(always)]
+pub(crate) fn live(tokens: usize, tile: usize) -> usize {
+    tokens.saturating_sub(tile * TILE_TOKENS).min(TILE_TOKENS)
+}
 
 impl Backend for Scalar {
     fn name(&self) -> &'static str {
         "scalar"
     }
 
-    fn quantize_row(&self, x: &[f32], equalize: &[f32], q: &mut [i8]) -> RowScale {
-        let mut lowest = 0.0_f32;
-        let mut highest = 0.0_f32;
-        for (v, e) in x.iter().zip(equalize) {
-            let v = v * e;
-            lowest = if v < lowest { v } else { lowest };
-            highest = if v > highest { v } else { highest };
+    fn scales(&self, x: &[Column], equalize: &[f32], live: usize) -> TileScales {
+        let mut scales = TileScales::EMPTY;
+        for t in 0..live.min(TILE_TOKENS) {
+            let (lowest, highest) = range(x.iter().map(|column| column[t]), equalize);
+            scales.set(t, lowest, highest);
         }
-        let (row, inverse, zero) = row_scale(lowest, highest);
-        for ((v, e), q) in x.iter().zip(equalize).zip(q) {
-            let r = math::round_even((v * e) * inverse) + zero;
-            let r = if r > -128.0 { r } else { -128.0 };
-            let r = if r < 127.0 { r } else { 127.0 };
-            *q = r as i8;
-        }
-        row
+        scales
     }
 
-    fn tile_i8(&self, tile: &[i8], panel: &[i8], stride: usize, sums: &mut TileSums<i32>) {
-        for (row, sums) in panel.chunks(stride.max(1)).zip(sums) {
-            let (steps, _) = tile.as_chunks::<{ TILE_ROWS * TILE_DEPTH }>();
-            let (inputs, _) = row.as_chunks::<TILE_DEPTH>();
-            for (weights, x) in steps.iter().zip(inputs) {
-                let (weights, _) = weights.as_chunks::<TILE_DEPTH>();
-                for (sum, w) in sums.iter_mut().zip(weights) {
-                    for (w, x) in w.iter().zip(x) {
-                        *sum += i32::from(*w) * i32::from(*x);
-                    }
+    fn panel_bytes(&self, capacity: usize) -> usize {
+        TILE_TOKENS * capacity
+    }
+
+    /// The panel is `[16 tokens][inputs]`, int8.
+    fn pack(&self, job: &Pack<'_>, capacity: usize, panel: &mut [u8]) {
+        for (t, row) in panel.chunks_exact_mut(capacity.max(1)).enumerate().take(job.live) {
+            let row = row.get_mut(job.at..).unwrap_or_default();
+            let (inverse, shift) = (job.scales.inverse[t], job.scales.shift[t]);
+            for (q, i) in row.iter_mut().zip(job.inputs.iter()) {
+                if let (Some(column), Some(e)) = (job.x.get(i), job.equalize.get(i)) {
+                    *q = quantize(column[t] * e, inverse, shift) as u8;
                 }
             }
         }
     }
 
-    fn tile_f32(&self, tile: &[f32], panel: &[f32], stride: usize, sums: &mut TileSums<f32>) {
-        for (row, sums) in panel.chunks(stride.max(1)).zip(sums) {
-            let (steps, _) = tile.as_chunks::<TILE_ROWS>();
-            for (weights, x) in steps.iter().zip(row) {
-                for (sum, w) in sums.iter_mut().zip(weights) {
-                    *sum += w * x;
+    fn matmul_i8(
+        &self,
+        group: &GroupI8<'_>,
+        panels: &Panels<'_>,
+        scales: &[TileScales],
+        out: &mut Output<'_>,
+    ) {
+        let stride = round_up(group.depth, TILE_DEPTH);
+        let (features, tokens) = (out.features.max(1), out.tokens);
+        let tiles = panels.bytes.chunks_exact((TILE_TOKENS * panels.capacity).max(1)).zip(scales);
+        let tiles = tiles.zip(out.columns.chunks_exact_mut(features));
+        for (tile, ((panel, scales), columns)) in tiles.enumerate() {
+            let values = group.bias.iter().zip(group.scale).zip(group.sum);
+            for ((r, output), ((bias, scale), sum)) in group.outputs.iter().enumerate().zip(values)
+            {
+                let at = r / TILE_ROWS * TILE_ROWS * stride;
+                let quad = group.block.get(at..).unwrap_or_default();
+                let quad = quad.get(..TILE_ROWS * stride).unwrap_or_default();
+                let Some(column) = columns.get_mut(output) else { continue };
+                let rows = panel.chunks_exact(panels.capacity.max(1)).take(live(tokens, tile));
+                for ((t, q), y) in rows.enumerate().zip(column) {
+                    let products = dot(quad, r % TILE_ROWS, q);
+                    let exact = products.wrapping_sub(scales.zero[t].wrapping_mul(*sum));
+                    let v = exact as f32 * (scales.scale[t] * scale) + bias;
+                    *y = activate(v, group.activation);
                 }
             }
         }
     }
 
-    fn tile_f16(&self, tile: &[f16], panel: &[f32], stride: usize, sums: &mut TileSums<f32>) {
-        for (row, sums) in panel.chunks(stride.max(1)).zip(sums) {
-            let (steps, _) = tile.as_chunks::<TILE_ROWS>();
-            for (weights, x) in steps.iter().zip(row) {
-                for (sum, w) in sums.iter_mut().zip(weights) {
-                    *sum += w.to_f32() * x;
-                }
-            }
+    fn matmul_float(&self, group: &GroupFloat<'_>, panels: &[Column], out: &mut Output<'_>) {
+        match group.block {
+            FloatBlock::F32(block) => matmul_float(group, block, |w| *w, panels, out),
+            FloatBlock::F16(block) => matmul_float(group, block, |w| w.to_f32(), panels, out),
         }
     }
 
-    fn vector_matrix(&self, a: &[f32], m: &[f32], stride: usize, out: &mut [f32]) {
-        out.fill(0.0);
-        for (a, row) in a.iter().zip(m.chunks(stride.max(1))) {
-            for (o, v) in out.iter_mut().zip(row) {
-                *o += a * v;
-            }
-        }
-    }
-
-    fn layer_norm(&self, x: &mut [f32], gamma: &[f32], beta: &[f32], eps: f32) {
+    fn norm(&self, x: &mut [Column], add: &[Column], norm: &Norm<'_>, live: usize) {
         let count = x.len() as f32;
-        let mean = sum(x, |v| v) / count;
-        let variance = sum(x, |v| (v - mean) * (v - mean)) / count;
-        let inverse = 1.0 / math::sqrt(variance + eps);
-        for ((v, g), b) in x.iter_mut().zip(gamma).zip(beta) {
-            *v = ((*v - mean) * inverse) * g + b;
+        for t in 0..live.min(TILE_TOKENS) {
+            x.iter_mut().zip(add).for_each(|(x, a)| x[t] += a[t]);
+            let mean = sum(x.iter().map(|c| c[t])) / count;
+            let variance = sum(x.iter().map(|c| (c[t] - mean) * (c[t] - mean))) / count;
+            let inverse = 1.0 / math::sqrt(variance + norm.epsilon);
+            for ((c, g), b) in x.iter_mut().zip(norm.gamma).zip(norm.beta) {
+                c[t] = ((c[t] - mean) * inverse) * g + b;
+            }
         }
     }
 
-    fn softmax(&self, x: &mut [f32], factor: f32) {
-        let mut highest = f32::MIN;
-        for v in x.iter_mut() {
-            *v *= factor;
-            highest = if *v > highest { *v } else { highest };
+    fn attend(&self, job: &Attend<'_>, scores: &mut [Column], context: &mut [Column]) {
+        let tokens = job.first..job.first + job.count;
+        let column = |token: usize, feature: usize| -> f32 {
+            let at = token / TILE_TOKENS * job.stride + feature;
+            job.qkv.get(at).map_or(0.0, |c| c[token % TILE_TOKENS])
+        };
+        let scores = scores.get_mut(..job.count).unwrap_or_default();
+        for t in job.lanes.0..job.lanes.1.min(TILE_TOKENS) {
+            for (score, token) in scores.iter_mut().zip(tokens.clone()) {
+                let mut s = 0.0;
+                for (d, q) in job.query.iter().enumerate() {
+                    s += q[t] * column(token, job.key + d);
+                }
+                score[t] = s;
+            }
+            softmax(scores, t, job.factor);
+            for (d, c) in context.iter_mut().enumerate() {
+                let mut s = 0.0;
+                for (p, token) in scores.iter().zip(tokens.clone()) {
+                    s += p[t] * column(token, job.value + d);
+                }
+                c[t] = s;
+            }
         }
-        for v in x.iter_mut() {
-            *v = math::exp(*v - highest);
-        }
-        let inverse = 1.0 / sum(x, |v| v);
-        for v in x.iter_mut() {
-            *v *= inverse;
-        }
-    }
-
-    fn activate(&self, x: &mut [f32], activation: Activation) {
-        match activation {
-            Activation::Gelu => x.iter_mut().for_each(|v| *v = math::gelu(*v)),
-            Activation::GeluTanh => x.iter_mut().for_each(|v| *v = math::gelu_tanh(*v)),
-            Activation::Relu => x.iter_mut().for_each(|v| *v = math::relu(*v)),
-        }
-    }
-
-    fn sum_of_squares(&self, x: &[f32]) -> f32 {
-        sum(x, |v| v * v)
     }
 }
 
-/// Sum of `f(x)` in lanes.
+/// Σ w × q of row `row` of four.
 #[inline(always)]
-fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
-    let mut total = [0.0; LANES];
-    let (whole, rest) = lanes(x);
-    for run in whole {
-        for (t, v) in total.iter_mut().zip(run) {
-            *t += f(*v);
+fn dot(quad: &[i8], row: usize, q: &[u8]) -> i32 {
+    let mut sum = 0;
+    let tiles = quad.chunks_exact(TILE_ROWS * TILE_DEPTH).zip(q.chunks_exact(TILE_DEPTH));
+    for (tile, q) in tiles {
+        let w = tile.get(row * TILE_DEPTH..).unwrap_or_default();
+        for (w, q) in w.iter().zip(q) {
+            sum += i32::from(*w) * i32::from(*q as i8);
         }
     }
-    for (t, v) in total.iter_mut().zip(rest) {
-        *t += f(*v);
+    sum
+}
+
+fn matmul_float<W>(
+    group: &GroupFloat<'_>,
+    block: &[W],
+    widen: impl Fn(&W) -> f32 + Copy,
+    panels: &[Column],
+    out: &mut Output<'_>,
+) {
+    let tokens = out.tokens;
+    for (tile, columns) in out.columns.chunks_exact_mut(out.features.max(1)).enumerate() {
+        let panel = panels.get(tile * group.depth..).and_then(|p| p.get(..group.depth));
+        let live = live(tokens, tile);
+        let (Some(panel), true) = (panel, live > 0) else { return };
+        for ((r, output), bias) in group.outputs.iter().enumerate().zip(group.bias) {
+            let quad = block.get(r / TILE_ROWS * TILE_ROWS * group.depth..).unwrap_or_default();
+            let Some(column) = columns.get_mut(output) else { continue };
+            for (t, y) in column.iter_mut().enumerate().take(live) {
+                let weights = quad.chunks_exact(TILE_ROWS).filter_map(|w| w.get(r % TILE_ROWS));
+                let mut s = 0.0;
+                for (w, x) in weights.zip(panel) {
+                    s += widen(w) * x[t];
+                }
+                *y = activate(s + bias, group.activation);
+            }
+        }
+    }
+}
+
+/// Softmax of lane `t` over all columns, after multiplying with `factor`.
+fn softmax(x: &mut [Column], t: usize, factor: f32) {
+    let mut highest = f32::MIN;
+    for c in x.iter_mut() {
+        c[t] *= factor;
+        highest = if c[t] > highest { c[t] } else { highest };
+    }
+    for c in x.iter_mut() {
+        c[t] = math::exp(c[t] - highest);
+    }
+    let inverse = 1.0 / sum(x.iter().map(|c| c[t]));
+    for c in x.iter_mut() {
+        c[t] *= inverse;
+    }
+}
+
+/// Sum in lanes: value `i` is added to lane `i mod 16`, then the lanes are folded.
+#[inline(always)]
+pub(crate) fn sum(values: impl Iterator<Item = f32>) -> f32 {
+    let mut total = [0.0; LANES];
+    for (i, v) in values.enumerate() {
+        total[i % LANES] += v;
     }
     math::fold(total)
 }

@@ -1,11 +1,16 @@
 //! Every backend against the scalar one, bit for bit, over ragged sizes and awkward values.
 
+use std::vec;
+use std::vec::Vec;
+
 use half::f16;
 use proptest::prelude::*;
 
-use crate::format::{TILE_DEPTH, TILE_ROWS};
+use crate::format::{DataType, TILE_DEPTH, TILE_ROWS, block_bytes, round_up};
+use crate::view::Indices;
 
-use super::{Activation, BACKENDS, Backend, TOKENS_PER_CALL, TileSums, scalar::Scalar};
+use super::scalar::{Scalar, quantize_row};
+use super::*;
 
 /// Floats as an encoder sees them, and some that it should not.
 fn value() -> impl Strategy<Value = f32> {
@@ -19,40 +24,283 @@ fn value() -> impl Strategy<Value = f32> {
     ]
 }
 
-fn row(most: usize) -> impl Strategy<Value = Vec<f32>> {
-    prop::collection::vec(value(), 0..most)
+fn columns(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Column>> {
+    prop::collection::vec(prop::array::uniform16(value()), count)
 }
 
-fn bits(values: &[f32]) -> Vec<u32> {
-    values.iter().map(|v| v.to_bits()).collect()
+fn bits(columns: &[Column], live: usize) -> Vec<u32> {
+    columns.iter().flat_map(|c| &c[..live]).map(|v| v.to_bits()).collect()
 }
 
 fn others() -> impl Iterator<Item = &'static dyn Backend> {
-    BACKENDS.into_iter().filter(|b| b.name() != Scalar.name())
+    available().filter(|b| b.name() != Scalar.name())
 }
 
-/// Runs an in-place primitive on every backend and compares with scalar.
-fn in_place(x: &[f32], f: impl Fn(&dyn Backend, &mut [f32])) {
-    let mut want = x.to_vec();
-    f(&Scalar, &mut want);
-    for backend in others() {
-        let mut got = x.to_vec();
-        f(backend, &mut got);
-        assert_eq!(bits(&got), bits(&want), "{} on {x:?}", backend.name());
+/// A small generator, for values that need not shrink.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963);
+        self.0 >> 33
+    }
+
+    fn weight(&mut self, extreme: bool) -> i8 {
+        if extreme { [-127, 127][self.next() as usize % 2] } else { (self.next() % 255) as i8 }
+            .max(-127)
+    }
+
+    fn float(&mut self) -> f32 {
+        (self.next() % 2001) as f32 / 250.0 - 4.0
+    }
+
+    /// `count` of the numbers below `limit`, ascending.
+    fn choose(&mut self, count: usize, limit: usize) -> Vec<u16> {
+        let mut all: Vec<u16> = (0..limit as u16).collect();
+        while all.len() > count {
+            all.remove(self.next() as usize % all.len());
+        }
+        all
+    }
+}
+
+/// A group with its tiles, as the packer would make it.
+#[derive(Debug)]
+struct Case {
+    depth: usize,
+    shared: Vec<u16>,
+    inputs: Vec<u16>,
+    outputs: Vec<u16>,
+    rows: usize,
+    tokens: usize,
+    weights: Vec<i8>,
+    bias: Vec<f32>,
+    scale: Vec<f32>,
+    x: Vec<Column>,
+    cols: usize,
+    equalize: Vec<f32>,
+    ranges: bool,
+}
+
+impl Case {
+    fn new(
+        seed: u64,
+        (shared, own): (usize, usize),
+        outputs: usize,
+        tokens: usize,
+        ranges: bool,
+        extreme: bool,
+    ) -> Self {
+        let mut random = Random(seed);
+        let depth = shared + own;
+        let cols = depth + random.next() as usize % 9;
+        let rows = outputs + random.next() as usize % 5;
+        let mut chosen = random.choose(depth, cols);
+        let own_list = if ranges {
+            chosen = (0..depth as u16).collect();
+            chosen.split_off(shared)
+        } else {
+            let mut own_list = Vec::new();
+            while own_list.len() < own {
+                own_list.push(chosen.remove(random.next() as usize % chosen.len()));
+            }
+            own_list.sort_unstable();
+            own_list
+        };
+        let tiles = tokens.div_ceil(TILE_TOKENS);
+        Self {
+            depth,
+            shared: chosen,
+            inputs: own_list,
+            outputs: if ranges {
+                (0..outputs as u16).collect()
+            } else {
+                random.choose(outputs, rows)
+            },
+            rows,
+            tokens,
+            weights: (0..outputs * depth).map(|_| random.weight(extreme)).collect(),
+            bias: (0..round_up(outputs, TILE_ROWS)).map(|_| random.float()).collect(),
+            scale: (0..round_up(outputs, TILE_ROWS)).map(|_| random.float() / 50.0).collect(),
+            x: (0..tiles * cols).map(|_| core::array::from_fn(|_| random.float())).collect(),
+            cols,
+            equalize: (0..cols).map(|_| random.float().abs()).collect(),
+            ranges,
+        }
+    }
+
+    /// Weight of output `r` for the group's input `c`.
+    fn weight(&self, r: usize, c: usize) -> i8 {
+        self.weights[r * self.depth + c]
+    }
+
+    /// The int8 block by the formula of `docs/format.md`.
+    fn block(&self) -> Vec<i8> {
+        let k = round_up(self.depth, TILE_DEPTH);
+        let mut block = vec![0; block_bytes(DataType::I8, self.outputs.len(), self.depth)];
+        for r in 0..self.outputs.len() {
+            for c in 0..self.depth {
+                block[r / 4 * 4 * k + c / 16 * 64 + r % 4 * 16 + c % 16] = self.weight(r, c);
+            }
+        }
+        block
+    }
+
+    fn sums(&self) -> Vec<i32> {
+        let row = |r: usize| (0..self.depth).map(|c| i32::from(self.weight(r, c))).sum();
+        let mut sums: Vec<i32> = (0..self.outputs.len()).map(row).collect();
+        sums.resize(round_up(sums.len(), TILE_ROWS), 0);
+        sums
+    }
+
+    fn outputs(&self) -> Indices<'_> {
+        if self.ranges {
+            Indices::Range { first: 0, count: self.outputs.len() }
+        } else {
+            Indices::List(&self.outputs)
+        }
+    }
+
+    fn own(&self) -> Indices<'_> {
+        if self.ranges {
+            Indices::Range { first: self.shared.len(), count: self.inputs.len() }
+        } else {
+            Indices::List(&self.inputs)
+        }
+    }
+
+    fn live(&self, tile: usize) -> usize {
+        scalar::live(self.tokens, tile)
+    }
+
+    fn int8(&self, backend: &dyn Backend, activation: Option<Activation>) -> Vec<Column> {
+        let capacity = round_up(self.depth, 16) + 16;
+        let bytes = backend.panel_bytes(capacity);
+        let tiles = self.tokens.div_ceil(TILE_TOKENS);
+        // Whatever an earlier group left in the padding must not matter.
+        let mut panels = vec![0xa5; bytes * tiles];
+        let mut scales = Vec::new();
+        for (tile, panel) in panels.chunks_exact_mut(bytes).enumerate() {
+            let x = &self.x[tile * self.cols..][..self.cols];
+            let live = self.live(tile);
+            let of_tile = backend.scales(x, &self.equalize, live);
+            let equalize = &self.equalize;
+            let at = self.shared.len();
+            for (inputs, at) in [(Indices::List(&self.shared), 0), (self.own(), at)] {
+                let job = Pack { x, equalize, scales: &of_tile, inputs, at, live };
+                backend.pack(&job, capacity, panel);
+            }
+            scales.push(of_tile);
+        }
+        let mut out = vec![[0.0; TILE_TOKENS]; tiles * self.rows];
+        let group = GroupI8 {
+            block: &self.block(),
+            depth: self.depth,
+            outputs: self.outputs(),
+            bias: &self.bias,
+            scale: &self.scale,
+            sum: &self.sums(),
+            activation,
+        };
+        let panels = Panels { bytes: &panels, capacity };
+        let (columns, features, tokens) = (out.as_mut_slice(), self.rows, self.tokens);
+        backend.matmul_i8(&group, &panels, &scales, &mut Output { columns, features, tokens });
+        out
+    }
+
+    fn float(&self, backend: &dyn Backend, half: bool) -> Vec<Column> {
+        let mut block = vec![0.0; block_bytes(DataType::F32, self.outputs.len(), self.depth) / 4];
+        for r in 0..self.outputs.len() {
+            for c in 0..self.depth {
+                block[r / 4 * 4 * self.depth + c * 4 + r % 4] =
+                    f32::from(self.weight(r, c)) * self.scale[r];
+            }
+        }
+        let halves: Vec<f16> = block.iter().map(|v| f16::from_f32(*v)).collect();
+        let tiles = self.tokens.div_ceil(TILE_TOKENS);
+        let x: Vec<Column> = (0..tiles)
+            .flat_map(|t| self.x[t * self.cols..][..self.depth].iter().copied())
+            .collect();
+        let mut out = vec![[0.0; TILE_TOKENS]; tiles * self.rows];
+        let block = if half { FloatBlock::F16(&halves) } else { FloatBlock::F32(&block) };
+        let group = GroupFloat {
+            block,
+            depth: self.depth,
+            outputs: self.outputs(),
+            bias: &self.bias,
+            activation: Some(Activation::Gelu),
+        };
+        let (columns, features, tokens) = (out.as_mut_slice(), self.rows, self.tokens);
+        backend.matmul_float(&group, &x, &mut Output { columns, features, tokens });
+        out
+    }
+
+    /// The bits of the live tokens.
+    fn bits(&self, out: &[Column]) -> Vec<u32> {
+        let tiles = out.chunks_exact(self.rows).enumerate();
+        tiles.flat_map(|(tile, out)| bits(out, self.live(tile))).collect()
+    }
+}
+
+prop_compose! {
+    fn case()(
+        seed in any::<u64>(),
+        shared in 0_usize..3,
+        own in 0_usize..90,
+        outputs in 1_usize..60,
+        tokens in 1_usize..70,
+        ranges in any::<bool>(),
+        extreme in any::<bool>(),
+    ) -> Case {
+        let own = if shared == 0 { own.max(1) } else { own };
+        Case::new(seed, (shared * 16, own), outputs, tokens, ranges, extreme)
     }
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
     #[test]
-    fn quantize_row(x in row(100), e in prop::collection::vec(0.0_f32..8.0, 100)) {
-        let equalize = &e[..x.len()];
-        let mut want = vec![0_i8; x.len()];
-        let scale = Scalar.quantize_row(&x, equalize, &mut want);
+    fn int8_matmul(case in case()) {
+        let want = case.bits(&case.int8(&Scalar, None));
         for backend in others() {
-            let mut got = vec![0_i8; x.len()];
-            let other = backend.quantize_row(&x, equalize, &mut got);
-            prop_assert_eq!((other.scale.to_bits(), other.zero), (scale.scale.to_bits(), scale.zero));
-            prop_assert_eq!(&got, &want);
+            prop_assert_eq!(&case.bits(&case.int8(backend, None)), &want, "{}", backend.name());
+        }
+    }
+
+    #[test]
+    fn float_matmul(case in case(), half in any::<bool>()) {
+        let want = case.bits(&case.float(&Scalar, half));
+        for backend in others() {
+            prop_assert_eq!(&case.bits(&case.float(backend, half)), &want, "{}", backend.name());
+        }
+    }
+
+    /// The scalar backend against plain loops over the definition.
+    #[test]
+    fn scalar_int8_matmul_is_the_definition(case in case()) {
+        let out = case.int8(&Scalar, None);
+        let (block, sums) = (case.block(), case.sums());
+        prop_assert_eq!(block.len() % (TILE_ROWS * TILE_DEPTH), 0);
+        let order: Vec<usize> =
+            case.shared.iter().chain(&case.inputs).map(|i| usize::from(*i)).collect();
+        for token in 0..case.tokens {
+            let (tile, lane) = (token / TILE_TOKENS, token % TILE_TOKENS);
+            let x: Vec<f32> =
+                case.x[tile * case.cols..][..case.cols].iter().map(|c| c[lane]).collect();
+            let mut q = vec![0; case.cols];
+            let row = quantize_row(&x, &case.equalize, &mut q);
+            for (r, output) in case.outputs.iter().enumerate() {
+                let products = order.iter().enumerate();
+                let products = products.map(|(c, i)| {
+                    i32::from(case.weight(r, c)) * i32::from(q[*i])
+                });
+                let sum: i32 = products.sum();
+                let want = (sum - row.zero * sums[r]) as f32 * (row.scale * case.scale[r])
+                    + case.bias[r];
+                let got = out[tile * case.rows + usize::from(*output)][lane];
+                prop_assert_eq!(got.to_bits(), want.to_bits());
+            }
         }
     }
 
@@ -60,7 +308,7 @@ proptest! {
     fn a_quantized_row_is_within_half_a_step(x in prop::collection::vec(-50.0_f32..50.0, 1..100)) {
         let ones = vec![1.0; x.len()];
         let mut q = vec![0_i8; x.len()];
-        let row = Scalar.quantize_row(&x, &ones, &mut q);
+        let row = quantize_row(&x, &ones, &mut q);
         for (x, q) in x.iter().zip(q) {
             let back = row.scale * (i32::from(q) - row.zero) as f32;
             // The zero point is rounded too: up to one step at the ends of the range.
@@ -69,114 +317,118 @@ proptest! {
     }
 
     #[test]
-    fn tile_i8(
-        (steps, stride) in (0_usize..40).prop_flat_map(|s| (Just(s), s * TILE_DEPTH..s * TILE_DEPTH + 9)),
-        tokens in 1..=TOKENS_PER_CALL,
-        seed in any::<u64>(),
-        extreme in any::<bool>(),
+    fn scales(x in columns(0..40), live in 1..=TILE_TOKENS, e in prop::collection::vec(0.0_f32..8.0, 40)) {
+        let equalize = &e[..x.len()];
+        let want = Scalar.scales(&x, equalize, live);
+        let all = |s: &TileScales| [bits(&[s.scale], live), bits(&[s.inverse], live), bits(&[s.shift], live)];
+        for backend in others() {
+            let got = backend.scales(&x, equalize, live);
+            prop_assert_eq!(all(&got), all(&want), "{}", backend.name());
+            prop_assert_eq!(&got.zero[..live], &want.zero[..live]);
+        }
+    }
+
+    #[test]
+    fn norm(
+        x in columns(1..70),
+        add in columns(70..71),
+        gamma in prop::collection::vec(-3.0_f32..3.0, 70),
+        adds in any::<bool>(),
+        live in 1..=TILE_TOKENS,
     ) {
-        let mut state = seed | 1;
-        let mut byte = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            if extreme { [-128, 127][(state >> 63) as usize] } else { (state >> 56) as i8 }
+        let add = if adds { &add[..x.len()] } else { &[] };
+        let norm = Norm { gamma: &gamma, beta: &gamma, epsilon: 1e-12 };
+        let run = |backend: &dyn Backend| {
+            let mut y = x.clone();
+            backend.norm(&mut y, add, &norm, live);
+            bits(&y, live)
         };
-        let tile: Vec<i8> = (0..steps * TILE_ROWS * TILE_DEPTH).map(|_| byte()).collect();
-        let panel: Vec<i8> = (0..tokens * stride).map(|_| byte()).collect();
-        let mut want: TileSums<i32> = Default::default();
-        Scalar.tile_i8(&tile, &panel, stride, &mut want);
-        // The definition itself, from the layout's documentation.
-        for (t, row) in want.iter().enumerate().take(tokens) {
-            for (r, got) in row.iter().enumerate() {
-                let sum: i32 = (0..steps * TILE_DEPTH)
-                    .map(|k| {
-                        let (step, lane) = (k / TILE_DEPTH, k % TILE_DEPTH);
-                        let at = (step * TILE_ROWS + r) * TILE_DEPTH + lane;
-                        i32::from(tile[at]) * i32::from(panel[t * stride + k])
-                    })
-                    .sum();
-                prop_assert_eq!(*got, sum);
+        let want = run(&Scalar);
+        for backend in others() {
+            prop_assert_eq!(run(backend), want.clone(), "{}", backend.name());
+        }
+    }
+
+    #[test]
+    fn attention(
+        size in 1_usize..40,
+        first in 0_usize..40,
+        count in 1_usize..70,
+        seed in any::<u64>(),
+    ) {
+        let mut random = Random(seed);
+        let stride = 3 * size + 2;
+        let tiles = (first + count).div_ceil(TILE_TOKENS);
+        let mut column = || core::array::from_fn(|_| random.float());
+        let qkv: Vec<Column> = (0..tiles * stride).map(|_| column()).collect();
+        let query: Vec<Column> = (0..size).map(|_| column()).collect();
+        for tile in first / TILE_TOKENS..tiles {
+            let start = tile * TILE_TOKENS;
+            let lanes = (first.max(start) - start, (first + count - start).min(TILE_TOKENS));
+            let (key, value) = (size, 2 * size + 2);
+            let job = Attend {
+                query: &query, qkv: &qkv, stride, key, value, first, count, factor: 0.3, lanes,
+            };
+            let run = |backend: &dyn Backend| {
+                let mut scores = vec![[0.0; TILE_TOKENS]; tiles * TILE_TOKENS];
+                let mut context = vec![[0.0; TILE_TOKENS]; size];
+                backend.attend(&job, &mut scores, &mut context);
+                let context: Vec<u32> =
+                    context.iter().flat_map(|c| &c[lanes.0..lanes.1]).map(|v| v.to_bits()).collect();
+                context
+            };
+            let want = run(&Scalar);
+            for backend in others() {
+                prop_assert_eq!(run(backend), want.clone(), "{}", backend.name());
             }
         }
+    }
+}
+
+/// Every length of a text up to 256 tokens, and both ends of the value range.
+#[test]
+fn every_number_of_tokens() {
+    for tokens in 1..=256 {
+        let case = Case::new(tokens as u64, (16, 30), 21, tokens, false, tokens % 2 == 0);
+        let want = case.bits(&case.int8(&Scalar, None));
         for backend in others() {
-            let mut got: TileSums<i32> = Default::default();
-            backend.tile_i8(&tile, &panel, stride, &mut got);
-            prop_assert_eq!(got, want);
+            assert_eq!(case.bits(&case.int8(backend, None)), want, "{}", backend.name());
         }
     }
+}
 
-    #[test]
-    fn float_tiles(
-        (steps, stride) in (0_usize..40).prop_flat_map(|s| (Just(s), s..s + 5)),
-        tokens in 1..=TOKENS_PER_CALL,
-        values in prop::collection::vec(value(), 40 * TILE_ROWS + 4 * 45),
-    ) {
-        let (tile, rest) = values.split_at(steps * TILE_ROWS);
-        let panel = &rest[..tokens * stride];
-        let half: Vec<f16> = tile.iter().map(|v| f16::from_f32(v.clamp(-6e4, 6e4))).collect();
-        let mut want: [TileSums<f32>; 2] = Default::default();
-        Scalar.tile_f32(tile, panel, stride, &mut want[0]);
-        Scalar.tile_f16(&half, panel, stride, &mut want[1]);
+#[test]
+fn activations_after_a_matmul() {
+    for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
+        let case = Case::new(7, (0, 50), 40, 40, true, false);
+        let want = case.bits(&case.int8(&Scalar, Some(activation)));
         for backend in others() {
-            let mut got: [TileSums<f32>; 2] = Default::default();
-            backend.tile_f32(tile, panel, stride, &mut got[0]);
-            backend.tile_f16(&half, panel, stride, &mut got[1]);
-            prop_assert_eq!(bits(got.as_flattened().as_flattened()), bits(want.as_flattened().as_flattened()));
-        }
-    }
-
-    #[test]
-    fn vector_matrix(
-        (a, n, stride, m) in (0_usize..20, 0_usize..50, 0_usize..5).prop_flat_map(|(k, n, more)| {
-            let stride = (n + more).max(1);
-            (prop::collection::vec(value(), k), Just(n), Just(stride),
-             prop::collection::vec(value(), k * stride))
-        })
-    ) {
-        let mut want = vec![f32::NAN; n];
-        Scalar.vector_matrix(&a, &m, stride, &mut want);
-        for backend in others() {
-            let mut got = vec![f32::NAN; n];
-            backend.vector_matrix(&a, &m, stride, &mut got);
-            prop_assert_eq!(bits(&got), bits(&want));
-        }
-    }
-
-    #[test]
-    fn layer_norm(x in row(70), gamma in prop::collection::vec(value(), 70), beta in prop::collection::vec(value(), 70)) {
-        let n = x.len();
-        in_place(&x, |b, x| b.layer_norm(x, &gamma[..n], &beta[..n], 1e-12));
-    }
-
-    #[test]
-    fn softmax(x in prop::collection::vec(-200.0_f32..200.0, 1..70), factor in 0.01_f32..2.0) {
-        in_place(&x, |b, x| b.softmax(x, factor));
-        let mut p = x.clone();
-        Scalar.softmax(&mut p, factor);
-        prop_assert!((p.iter().sum::<f32>() - 1.0).abs() < 1e-5);
-    }
-
-    #[test]
-    fn activations(x in row(70)) {
-        for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
-            in_place(&x, |b, x| b.activate(x, activation));
-        }
-    }
-
-    #[test]
-    fn sum_of_squares(x in row(70)) {
-        for backend in others() {
-            prop_assert_eq!(backend.sum_of_squares(&x).to_bits(), Scalar.sum_of_squares(&x).to_bits());
+            let got = case.bits(&case.int8(backend, Some(activation)));
+            assert_eq!(got, want, "{} {activation:?}", backend.name());
         }
     }
 }
 
 #[test]
 fn an_overflowing_row_is_passed_on_as_nan() {
-    for backend in BACKENDS {
-        let mut q = [0_i8; 4];
-        let row = backend.quantize_row(&[f32::MAX, -f32::MAX, 1.0, 0.0], &[1.0; 4], &mut q);
-        assert!(row.scale.is_nan(), "{}", backend.name());
-        let row = backend.quantize_row(&[0.0; 4], &[1.0; 4], &mut q);
-        assert_eq!((row.scale, row.zero), (0.0, 0));
+    for backend in available() {
+        let mut x = [[0.0; TILE_TOKENS]; 4];
+        x[0][0] = f32::MAX;
+        x[1][0] = -f32::MAX;
+        x[2][0] = 1.0;
+        let scales = backend.scales(&x, &[1.0; 4], 2);
+        assert!(scales.scale[0].is_nan(), "{}", backend.name());
+        assert_eq!((scales.scale[1], scales.zero[1]), (0.0, 0));
     }
+}
+
+#[test]
+fn names_are_those_of_the_registry() {
+    for entry in entries() {
+        if let Some(backend) = (entry.detect)() {
+            assert_eq!(backend.name(), entry.name);
+            assert!(by_name(entry.name).is_some());
+        }
+    }
+    assert!(by_name("abacus").is_none());
 }

@@ -4,8 +4,8 @@ use half::f16;
 
 use crate::error::Result;
 use crate::format::{
-    Arch, DataType, GroupDesc, LayerHeader, MAX_DIM, MatrixDesc, MatrixKind, TILE_ROWS,
-    block_bytes, round_up,
+    Arch, DataType, GroupDesc, LayerHeader, MAX_DIM, MatrixDesc, MatrixKind, SHARED_UNIT,
+    TILE_ROWS, block_bytes, round_up,
 };
 
 use super::bytes::Section;
@@ -111,6 +111,9 @@ impl<'a> Matrix<'a> {
         if !ascending_below(Indices::List(self.shared), self.cols()) {
             return malformed("shared inputs are not ascending inputs of the matrix");
         }
+        if !self.shared.len().is_multiple_of(SHARED_UNIT) {
+            return malformed("the number of shared inputs is not a multiple of 16");
+        }
         // One bit per output: each must be written once, or a result would be garbage.
         let mut seen = [0_u64; MAX_DIM / 64];
         let mut outputs = 0;
@@ -134,13 +137,18 @@ impl<'a> Matrix<'a> {
             outputs += group.outputs.len();
             padded += round_up(group.outputs.len(), TILE_ROWS);
             kept += (group.outputs.len() * group.depth()) as u64;
-            let sound = match group.block {
-                Block::F32(values) => finite(values),
-                Block::F16(values) => values.iter().all(|v| v.is_finite()),
-                Block::I8(_) => true,
-            };
-            if !sound {
-                return malformed("a weight is not a finite number");
+            match group.block {
+                Block::F32(values) if !finite(values) => {
+                    return malformed("a weight is not a finite number");
+                }
+                Block::F16(values) if !values.iter().all(|v| v.is_finite()) => {
+                    return malformed("a weight is not a finite number");
+                }
+                // Kernels add two products in 16 bits: -128 x -128 twice would overflow.
+                Block::I8(values) if values.contains(&i8::MIN) => {
+                    return malformed("an int8 weight is -128");
+                }
+                _ => {}
             }
         }
         if outputs != self.rows() || padded != self.desc.padded_rows as usize {
@@ -267,9 +275,9 @@ pub struct Group<'a> {
     pub shared: &'a [u16],
     /// Own inputs: the columns after the shared ones.
     pub inputs: Indices<'a>,
-    /// Weights in layout `r16k4`.
+    /// Weights in layout `r4k16`.
     pub block: Block<'a>,
-    /// Bias per output, padded to a multiple of 16.
+    /// Bias per output, padded to a multiple of 4.
     pub bias: &'a [f32],
     /// Weight scale per output, padded likewise; empty unless int8.
     pub scale: &'a [f32],
@@ -277,14 +285,14 @@ pub struct Group<'a> {
     pub sum: &'a [i32],
 }
 
-/// A group's weights, tile after tile of 16 rows.
+/// A group's weights, four rows after four rows.
 #[derive(Debug, Clone, Copy)]
 pub enum Block<'a> {
-    /// `[tiles][inputs][16]`.
+    /// `[rows / 4][inputs][4]`.
     F32(&'a [f32]),
-    /// `[tiles][inputs][16]`.
+    /// `[rows / 4][inputs][4]`.
     F16(&'a [f16]),
-    /// `[tiles][inputs / 4][16][4]`.
+    /// `[rows / 4][inputs / 16][4][16]`, from −127 to 127.
     I8(&'a [i8]),
 }
 

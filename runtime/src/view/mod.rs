@@ -87,7 +87,7 @@ impl<'a> Model<'a> {
                 what: "bytes follow the end of the file",
             });
         }
-        if header.layout != format::LAYOUT_R16K4 {
+        if header.layout != format::LAYOUT_R4K16 {
             return Err(Error::Unsupported { what: "the file's block layout" });
         }
         check_sections(file, header, sections)?;

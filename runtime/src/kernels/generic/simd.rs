@@ -1,0 +1,173 @@
+//! What an instruction set supplies: vectors of tokens, and its form of the int8 dot product.
+
+use half::f16;
+
+use crate::kernels::Column;
+
+/// Vectors of tokens: f32 and i32, [`Simd::LANES`] of each.
+///
+/// A value of the type is the proof that the instructions exist; all methods are small and always
+/// inlined into [`Isa::run`].
+pub trait Simd: Copy + Sync {
+    /// Tokens in a vector; divides 16.
+    const LANES: usize;
+    /// Vector of f32.
+    type F: Copy;
+    /// Vector of i32.
+    type I: Copy;
+
+    /// All lanes `v`.
+    fn splat(self, v: f32) -> Self::F;
+    /// Vector `part` of a column; `part` counts modulo 16 / LANES.
+    fn load(self, column: &Column, part: usize) -> Self::F;
+    /// Writes vector `part` of a column.
+    fn store(self, column: &mut Column, part: usize, v: Self::F);
+    /// a + b.
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    /// a − b.
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
+    /// a × b.
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    /// a / b.
+    fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    /// √a, correctly rounded.
+    fn sqrt(self, a: Self::F) -> Self::F;
+    /// a if a > b, else b.
+    fn max(self, a: Self::F, b: Self::F) -> Self::F;
+    /// a if a < b, else b.
+    fn min(self, a: Self::F, b: Self::F) -> Self::F;
+    /// 2ⁿ for a whole n in −126..=127.
+    fn exp2(self, n: Self::F) -> Self::F;
+    /// Whole numbers as integers.
+    fn to_int(self, v: Self::F) -> Self::I;
+    /// Integers as floats, rounded to nearest even.
+    fn to_float(self, v: Self::I) -> Self::F;
+    /// All lanes `v`.
+    fn splat_int(self, v: i32) -> Self::I;
+    /// Vector `part` of sixteen integers.
+    fn load_int(self, column: &[i32; 16], part: usize) -> Self::I;
+    /// a − b, wrapping.
+    fn sub_int(self, a: Self::I, b: Self::I) -> Self::I;
+    /// a × b, wrapping.
+    fn mul_int(self, a: Self::I, b: Self::I) -> Self::I;
+}
+
+/// The int8 dot product of an instruction set.
+///
+/// A **panel** holds a tile's quantized inputs as steps of four, [`Dot::STEP`] bytes each, in the
+/// order that [`Dot::accumulate`] likes.
+pub trait Dot: Simd {
+    /// Bytes of four inputs of sixteen tokens.
+    const STEP: usize;
+    /// What the panel's values are above q: 128 where the instruction wants unsigned bytes.
+    const OFFSET: i32;
+    /// Most rows (a multiple of 4) and tiles that [`Dot::accumulate`] takes when there is one tile
+    /// left, and when there are more.
+    const SHAPES: [(usize, usize); 2];
+
+    /// Writes vector `part` of a step: four inputs, in −128..=127, of its tokens.
+    fn pack(self, q: [Self::I; 4], part: usize, step: &mut [u8]);
+
+    /// Gives `sink` the sums of products of `weights` with the panels: for each row below
+    /// `weights.rows`, each tile and part. `live` tokens are there in the last tile.
+    fn accumulate(
+        self,
+        weights: &Weights<'_>,
+        panels: &Steps<'_>,
+        live: usize,
+        sink: impl FnMut(Acc<Self::I>),
+    );
+}
+
+/// Sums of one row with the tokens of one vector.
+#[derive(Debug, Clone, Copy)]
+pub struct Acc<I> {
+    /// Row, below [`Weights::rows`].
+    pub row: usize,
+    /// Tile.
+    pub tile: usize,
+    /// Vector of the tile.
+    pub part: usize,
+    /// The sums.
+    pub sums: I,
+}
+
+/// The panels of some tiles.
+#[derive(Debug, Clone, Copy)]
+pub struct Steps<'a> {
+    /// Each panel's steps, one after the other.
+    pub bytes: &'a [u8],
+    /// Bytes from one panel to the next.
+    pub stride: usize,
+    /// Panels.
+    pub tiles: usize,
+}
+
+/// Some rows of a block in layout `r4k16`.
+#[derive(Debug, Clone, Copy)]
+pub struct Weights<'a> {
+    /// `[rows / 4][padded depth / 16][4][16]`.
+    pub block: &'a [i8],
+    /// A multiple of 4.
+    pub rows: usize,
+    /// Inputs, without padding.
+    pub depth: usize,
+}
+
+impl Weights<'_> {
+    /// Bytes of four rows.
+    #[inline(always)]
+    pub fn quad_bytes(&self) -> usize {
+        crate::format::round_up(self.depth, 16) * 4
+    }
+
+    /// Steps of four inputs.
+    #[inline(always)]
+    pub fn steps(&self) -> usize {
+        self.depth.div_ceil(4)
+    }
+
+    /// Whether the block has all the rows, and each panel all the steps (up to a multiple of four)
+    /// of `step` bytes: what the unsafe reads of the kernels rest on.
+    #[inline(always)]
+    pub fn fits(&self, panels: &Steps<'_>, step: usize) -> bool {
+        let panel = self.quad_bytes() / 16 * step;
+        self.block.len() >= self.rows / 4 * self.quad_bytes()
+            && panels.stride >= panel
+            && panels.bytes.len() >= panels.tiles.saturating_sub(1) * panels.stride + panel
+    }
+}
+
+/// A job that runs with an instruction set's vectors.
+pub trait Operation {
+    /// What it gives.
+    type Output;
+    /// Runs it; always inlined into [`Isa::run`].
+    fn run<S: Dot>(self, simd: S) -> Self::Output;
+}
+
+/// An instruction set.
+pub trait Isa: Dot + 'static {
+    /// Runs a job compiled with the set's instructions.
+    fn run<O: Operation>(self, operation: O) -> O::Output;
+}
+
+/// A float weight of a file.
+pub trait FloatWeight: Copy {
+    /// As f32, exactly.
+    fn widen(self) -> f32;
+}
+
+impl FloatWeight for f32 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
+}
+
+impl FloatWeight for f16 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self.to_f32()
+    }
+}

@@ -1,0 +1,209 @@
+//! AVX-512 with VNNI: sixteen tokens a vector, `vpdpbusd` for the dot product.
+
+use core::arch::x86_64::*;
+
+use crate::kernels::Column;
+use crate::kernels::generic::{Acc, Dot, Isa, Operation, Simd, Steps, Weights};
+
+/// Proof that the processor has AVX-512 F, BW, DQ, VL and VNNI.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Avx512(());
+
+impl Avx512 {
+    /// Handed out by [`super::avx512_vnni`] alone, after detection.
+    pub(super) const TOKEN: Self = Self(());
+}
+
+/// Intrinsics that work on registers.
+macro_rules! op {
+    ($call:expr) => {
+        // SAFETY: the token proves that the processor has the instructions; they touch
+        // registers only.
+        unsafe { $call }
+    };
+}
+
+impl Simd for Avx512 {
+    const LANES: usize = 16;
+    type F = __m512;
+    type I = __m512i;
+
+    #[inline(always)]
+    fn splat(self, v: f32) -> __m512 {
+        op!(_mm512_set1_ps(v))
+    }
+    #[inline(always)]
+    fn load(self, column: &Column, _part: usize) -> __m512 {
+        // SAFETY: a column is sixteen floats; the load needs no alignment.
+        unsafe { _mm512_loadu_ps(column.as_ptr()) }
+    }
+    #[inline(always)]
+    fn store(self, column: &mut Column, _part: usize, v: __m512) {
+        // SAFETY: as in `load`, and the column is borrowed mutably.
+        unsafe { _mm512_storeu_ps(column.as_mut_ptr(), v) }
+    }
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_add_ps(a, b))
+    }
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_sub_ps(a, b))
+    }
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_mul_ps(a, b))
+    }
+    #[inline(always)]
+    fn div(self, a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_div_ps(a, b))
+    }
+    #[inline(always)]
+    fn sqrt(self, a: __m512) -> __m512 {
+        op!(_mm512_sqrt_ps(a))
+    }
+    // `vmaxps` and `vminps` give the second operand unless the first is greater (less): just the
+    // definition, NaN and zeros included.
+    #[inline(always)]
+    fn max(self, a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_max_ps(a, b))
+    }
+    #[inline(always)]
+    fn min(self, a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_min_ps(a, b))
+    }
+    #[inline(always)]
+    fn exp2(self, n: __m512) -> __m512 {
+        let biased = op!(_mm512_add_epi32(self.to_int(n), self.splat_int(127)));
+        op!(_mm512_castsi512_ps(_mm512_slli_epi32(biased, 23)))
+    }
+    #[inline(always)]
+    fn to_int(self, v: __m512) -> __m512i {
+        op!(_mm512_cvtps_epi32(v))
+    }
+    #[inline(always)]
+    fn to_float(self, v: __m512i) -> __m512 {
+        op!(_mm512_cvtepi32_ps(v))
+    }
+    #[inline(always)]
+    fn splat_int(self, v: i32) -> __m512i {
+        op!(_mm512_set1_epi32(v))
+    }
+    #[inline(always)]
+    fn load_int(self, column: &[i32; 16], _part: usize) -> __m512i {
+        // SAFETY: sixteen integers; the load needs no alignment.
+        unsafe { _mm512_loadu_si512(column.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    fn sub_int(self, a: __m512i, b: __m512i) -> __m512i {
+        op!(_mm512_sub_epi32(a, b))
+    }
+    #[inline(always)]
+    fn mul_int(self, a: __m512i, b: __m512i) -> __m512i {
+        op!(_mm512_mullo_epi32(a, b))
+    }
+}
+
+impl Dot for Avx512 {
+    /// Sixteen tokens by four unsigned bytes: q + 128.
+    const STEP: usize = 64;
+    const OFFSET: i32 = 128;
+    /// Sixteen sums either way: enough to hide the latency of two dot products a cycle.
+    const SHAPES: [(usize, usize); 2] = [(16, 1), (8, 2)];
+
+    #[inline(always)]
+    fn pack(self, [a, b, c, d]: [__m512i; 4], _part: usize, step: &mut [u8]) {
+        let byte = self.splat_int(0xff);
+        let a = op!(_mm512_and_si512(a, byte));
+        let b = op!(_mm512_slli_epi32(_mm512_and_si512(b, byte), 8));
+        let c = op!(_mm512_slli_epi32(_mm512_and_si512(c, byte), 16));
+        let d = op!(_mm512_slli_epi32(d, 24));
+        let bytes = op!(_mm512_or_si512(_mm512_or_si512(a, b), _mm512_or_si512(c, d)));
+        // Adding 128 to a byte flips its highest bit.
+        let bytes = op!(_mm512_xor_si512(bytes, self.splat_int(0x8080_8080_u32 as i32)));
+        if let Some(place) = step.first_chunk_mut::<64>() {
+            // SAFETY: 64 bytes, borrowed mutably; the store needs no alignment.
+            unsafe { _mm512_storeu_si512(place.as_mut_ptr().cast(), bytes) }
+        }
+    }
+
+    #[inline(always)]
+    fn accumulate(
+        self,
+        weights: &Weights<'_>,
+        panels: &Steps<'_>,
+        _live: usize,
+        sink: impl FnMut(Acc<__m512i>),
+    ) {
+        if !weights.fits(panels, Self::STEP) {
+            return;
+        }
+        match (weights.rows, panels.tiles) {
+            (16, 1) => dot::<4, 1>(weights, panels, sink),
+            (12, 1) => dot::<3, 1>(weights, panels, sink),
+            (8, 1) => dot::<2, 1>(weights, panels, sink),
+            (4, 1) => dot::<1, 1>(weights, panels, sink),
+            (8, 2) => dot::<2, 2>(weights, panels, sink),
+            (4, 2) => dot::<1, 2>(weights, panels, sink),
+            _ => {}
+        }
+    }
+}
+
+/// Sums of `Q` times four rows with `T` tiles. The caller has checked [`Weights::fits`].
+#[inline(always)]
+fn dot<const Q: usize, const T: usize>(
+    weights: &Weights<'_>,
+    panels: &Steps<'_>,
+    mut sink: impl FnMut(Acc<__m512i>),
+) {
+    let quad_bytes = weights.quad_bytes();
+    let steps = weights.steps();
+    let mut sums = [[[op!(_mm512_setzero_si512()); T]; 4]; Q];
+    let mut step = |index: usize, place: usize| {
+        let x: [__m512i; T] = core::array::from_fn(|t| {
+            // SAFETY: `fits` says that each of the T panels has `steps` steps of 64 bytes, rounded
+            // up to four steps, and `index` is below `steps`.
+            unsafe {
+                _mm512_loadu_si512(panels.bytes.as_ptr().add(t * panels.stride + index * 64).cast())
+            }
+        });
+        for (q, sums) in sums.iter_mut().enumerate() {
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let at = q * quad_bytes + place + r * 16;
+                // SAFETY: `fits` says that the block has Q quads of `quad_bytes`; `place` is below
+                // that by at least 52 and a row's four bytes lie inside its sixteen.
+                let word = unsafe { weights.block.as_ptr().add(at).cast::<i32>().read_unaligned() };
+                let w = op!(_mm512_set1_epi32(word));
+                for (sum, x) in sums.iter_mut().zip(x) {
+                    *sum = op!(_mm512_dpbusd_epi32(*sum, x, w));
+                }
+            }
+        }
+    };
+    for tile in 0..steps / 4 {
+        for s in 0..4 {
+            step(tile * 4 + s, tile * 64 + s * 4);
+        }
+    }
+    for index in steps / 4 * 4..steps {
+        step(index, index / 4 * 64 + index % 4 * 4);
+    }
+    for (r, sums) in sums.iter().flatten().enumerate() {
+        for (tile, sums) in sums.iter().enumerate() {
+            sink(Acc { row: r, tile, part: 0, sums: *sums });
+        }
+    }
+}
+
+impl Isa for Avx512 {
+    #[inline(always)]
+    fn run<O: Operation>(self, operation: O) -> O::Output {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+        fn inner<O: Operation>(simd: Avx512, operation: O) -> O::Output {
+            operation.run(simd)
+        }
+        // SAFETY: the token proves that the processor has these features.
+        unsafe { inner(self, operation) }
+    }
+}
