@@ -8,6 +8,7 @@
 #![cfg_attr(not(feature = "std"), no_std)]
 #![deny(unsafe_code)]
 
+pub mod accelerator;
 pub mod encoder;
 pub mod error;
 pub mod format;
