@@ -2,6 +2,7 @@
 
 use core::hint::black_box;
 
+use grouse_runtime::Error;
 use grouse_runtime::format::{DataType, MatrixKind, TILE_DEPTH, round_up};
 use grouse_runtime::kernels::{
     Backend, Column, GroupI8, Output, PANEL_BYTES, Pack, Panels, TILE_TOKENS, TileScales,
@@ -67,6 +68,10 @@ struct Case<'a, 'm> {
 impl<'a, 'm> Case<'a, 'm> {
     fn new(matrix: &'a Matrix<'m>, tokens: usize, memory: &'a mut [u8]) -> Result<Self, Failure> {
         let tiles = tokens.div_ceil(TILE_TOKENS);
+        if tiles > MOST_TILES {
+            let limit = MOST_TILES * TILE_TOKENS;
+            return Err(Error::TooManyTokens { tokens, limit }.into());
+        }
         let mut inputs = 0;
         for group in matrix.groups() {
             inputs += capacity(&group?);
