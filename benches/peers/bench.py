@@ -2,6 +2,7 @@
 
 import argparse
 import datetime
+import hashlib
 import json
 import os
 import subprocess
@@ -66,26 +67,31 @@ def grouse(args, *words) -> str:
 
 
 def packed(args, model: Path) -> dict[str, str]:
-    """Packs the default files, anew when the program has changed."""
-    folder = args.cache / "grouse"
+    """Packs the default files, anew when the model or the program has changed."""
+    weights = (model / "model.safetensors").read_bytes()
+    folder = args.cache / f"grouse-{hashlib.sha256(weights).hexdigest()[:12]}"
     folder.mkdir(exist_ok=True)
     program = args.program.stat().st_mtime
-    jobs = [("Grouse int8", model, "i8")]
-    for density in DENSITIES:
-        jobs.append((f"Grouse int8, density {density}", density, "i8"))
-    jobs.append(("Grouse f32", model, "f32"))
-    files = {}
-    for name, source, weights in jobs:
-        file = folder / f"{name.removeprefix('Grouse ').replace(', ', '-').replace(' ', '-')}.grouse"
+
+    def pack(name: str, weights: str, density: float = 1.0):
+        file = folder / f"{weights}-{density}.grouse"
         files[name] = str(file)
-        if file.exists() and file.stat().st_mtime > program:
-            continue
-        say(f"packing {name}")
-        if isinstance(source, float):
-            pruned = folder / f"pruned-{source}"
-            grouse(args, "prune", model, "-o", pruned, "--density", str(density))
-            source = pruned
-        grouse(args, "pack", source, "-o", file, "--weights", weights, "--embeddings", weights)
+        if not (file.exists() and file.stat().st_mtime > program):
+            say(f"packing {name}")
+            source = model
+            if density < 1:
+                source = folder / f"pruned-{density}"
+                grouse(args, "prune", model, "-o", source, "--density", str(density))
+            grouse(args, "pack", source, "-o", file, "--weights", weights, "--embeddings", weights)
+        found = json.loads(grouse(args, "inspect", file, "--json"))["density"]
+        if abs(found - density) > 0.01:
+            raise SystemExit(f"error: {file} has density {found}, not {density}; delete it")
+
+    files = {}
+    pack("Grouse int8", "i8")
+    for density in DENSITIES:
+        pack(f"Grouse int8, density {density}", "i8", density)
+    pack("Grouse f32", "f32")
     return files
 
 

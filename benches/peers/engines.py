@@ -99,6 +99,7 @@ def build_list(args, files: dict[str, Path], model: Path, grouse: dict[str, str]
         engines.append(Engine(name, [str(args.bin / program), str(file), "{cases}"]))
 
     python("OpenVINO static QDQ int8", "openvino", "static")
+    python("OpenVINO static QDQ int8, asymmetric", "openvino", "static_asymmetric")
     python("onnxruntime dynamic int8", "onnxruntime", "fused_dynamic")
     rust("rten int8", "rten", files["dynamic"])
     rust("tract int8", "tract", files["dynamic"])

@@ -62,10 +62,9 @@ def table(engines, cases, peaks, machine, passes) -> str:
         rates = peaks.get(name, [])
         if rates:
             lines.append(
-                f"This core's peak, measured in the same run: {max(rates):.0f} {unit} "
-                f"(median {median(rates):.0f}; a multiply-accumulate is two operations)."
+                f"- This core's peak, in the same run: {max(rates):.0f} {unit} "
+                f"(median {median(rates):.0f}); a multiply-accumulate is two operations."
             )
-            lines.append("")
     return "\n".join(lines).rstrip() + "\n"
 
 

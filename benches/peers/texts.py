@@ -28,7 +28,7 @@ class Texts:
         return self._lines(CALIBRATION)
 
     def cases(self, batch: bool) -> dict[str, list[list[int]]]:
-        """`{"16": [[ids…]], …}`: texts.txt as one text, cut to length, [CLS] and [SEP] around."""
+        """`{"16": [[ids…]], …}`: texts.txt as one text, cut to length between [CLS] and [SEP]."""
         lines = self._lines(HERE / "texts.txt")
         first, last = lines[0][0], lines[0][-1]
         text = [i for line in lines for i in line[1:-1]]
