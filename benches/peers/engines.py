@@ -38,7 +38,8 @@ class Child:
             except PermissionError:
                 pass
 
-        threads = {"RAYON_NUM_THREADS": "1", "RTEN_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        settings = {"RAYON_NUM_THREADS": "1", "RTEN_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        settings["RUST_BACKTRACE"] = "0"  # An error's last lines are its reason.
         self.log = log
         self.process = subprocess.Popen(
             command,
@@ -46,7 +47,7 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=log.open("w"),
             text=True,
-            env=os.environ | threads,
+            env=os.environ | settings,
             preexec_fn=prepare,
         )
         self._read("READY")
