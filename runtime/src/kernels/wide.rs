@@ -87,6 +87,23 @@ impl Simd for Wide {
         i32x8::from(column.as_chunks::<8>().0[part % 2])
     }
     #[inline(always)]
+    fn interleave(self, [a, b, c, d]: [i32x8; 4]) -> i32x8 {
+        let byte = i32x8::splat(0xff);
+        (a & byte) | ((b & byte) << 8) | ((c & byte) << 16) | (d << 24)
+    }
+    #[inline(always)]
+    fn store_bytes(self, bytes: &mut [i8; 16], part: usize, v: i32x8) {
+        bytes.as_chunks_mut::<8>().0[part % 2] = v.to_array().map(|v| v as i8);
+    }
+    #[inline(always)]
+    fn store_int(self, column: &mut [i32; 16], part: usize, v: i32x8) {
+        column.as_chunks_mut::<8>().0[part % 2] = v.to_array();
+    }
+    #[inline(always)]
+    fn add_int(self, a: i32x8, b: i32x8) -> i32x8 {
+        a + b
+    }
+    #[inline(always)]
     fn sub_int(self, a: i32x8, b: i32x8) -> i32x8 {
         a - b
     }
@@ -142,9 +159,7 @@ impl Dot for Wide {
                     *sum = *sum + even.dot(pair(a, c)) + odd.dot(pair(b, d));
                 }
             }
-            for (row, sums) in sums.into_iter().enumerate() {
-                sink.put(Acc { row, tile: 0, part, sums });
-            }
+            sink.put(Acc { quad: 0, tile: 0, part, sums });
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Quantizer ranges, LayerNorm and the elementary functions, each token in its own lane.
 
-use crate::kernels::{Activation, Column, Norm, TILE_TOKENS, TileScales};
-use crate::math::{self, LANES, erf_constants, exp_constants};
+use crate::kernels::{Activation, Column, Norm, TILE_TOKENS, TileScales, usable_range};
+use crate::math::{self, LANES, erf_constants, exp_constants, gelu_near_constants};
 
 use super::{Simd, parts};
 
@@ -9,8 +9,9 @@ use super::{Simd, parts};
 #[inline(always)]
 pub(super) fn scales<S: Simd>(s: S, x: &[Column], equalize: &[f32], live: usize) -> TileScales {
     let mut scales = TileScales::EMPTY;
+    // Lanes without a token have a usable range too.
     let mut lowest = [0.0; TILE_TOKENS];
-    let mut highest = [0.0; TILE_TOKENS];
+    let mut highest = [1.0; TILE_TOKENS];
     for part in 0..parts::<S>(live) {
         // Two of each, since a minimum waits for the one before; order does not matter here.
         let mut low = [s.splat(0.0); 2];
@@ -32,8 +33,20 @@ pub(super) fn scales<S: Simd>(s: S, x: &[Column], equalize: &[f32], live: usize)
         s.store(&mut lowest, part, s.min(low[0], low[1]));
         s.store(&mut highest, part, s.max(high[0], high[1]));
     }
-    for (t, (low, high)) in lowest.into_iter().zip(highest).enumerate().take(live) {
-        scales.set(t, low, high);
+    let ranges = lowest.iter().zip(&highest);
+    if ranges.clone().map(|(low, high)| usable_range(high - low)).fold(true, |a, b| a & b) {
+        for part in 0..parts::<S>(live) {
+            let low = s.load(&lowest, part);
+            let range = s.sub(s.load(&highest, part), low);
+            let inverse = s.div(s.splat(255.0), range);
+            let shift = round_even(s, s.sub(s.splat(-128.0), s.mul(low, inverse)));
+            s.store(&mut scales.scale, part, s.div(range, s.splat(255.0)));
+            s.store(&mut scales.inverse, part, inverse);
+            s.store(&mut scales.shift, part, shift);
+            s.store_int(&mut scales.zero, part, s.to_int(shift));
+        }
+    } else {
+        ranges.enumerate().take(live).for_each(|(t, (low, high))| scales.set(t, *low, *high));
     }
     scales
 }
@@ -125,8 +138,9 @@ pub(super) fn round_even<S: Simd>(s: S, x: S::F) -> S::F {
     s.sub(s.add(x, s.splat(math::ROUND)), s.splat(math::ROUND))
 }
 
+/// A polynomial, highest power first.
 #[inline(always)]
-fn horner<S: Simd, const N: usize>(s: S, x: S::F, coefficients: &[f32; N]) -> S::F {
+pub(super) fn horner<S: Simd, const N: usize>(s: S, x: S::F, coefficients: &[f32; N]) -> S::F {
     let mut p = s.splat(coefficients[0]);
     for c in &coefficients[1..] {
         p = s.add(s.mul(p, x), s.splat(*c));
@@ -136,13 +150,35 @@ fn horner<S: Simd, const N: usize>(s: S, x: S::F, coefficients: &[f32; N]) -> S:
 
 /// `f(x)` by the definitions of [`math`].
 #[inline(always)]
-pub(super) fn activate<S: Simd>(s: S, x: S::F, activation: Option<Activation>) -> S::F {
+pub(super) fn activate<S: Simd, const N: usize>(
+    s: S,
+    mut x: [S::F; N],
+    activation: Option<Activation>,
+) -> [S::F; N] {
     match activation {
-        None => x,
-        Some(Activation::Gelu) => gelu(s, x),
-        Some(Activation::GeluTanh) => gelu_tanh(s, x),
-        Some(Activation::Relu) => s.max(x, s.splat(0.0)),
+        None => {}
+        Some(Activation::Gelu) => {
+            for x in &mut x {
+                *x = gelu(s, *x);
+            }
+        }
+        Some(Activation::GeluNear) => {
+            for x in &mut x {
+                *x = gelu_near(s, *x);
+            }
+        }
+        Some(Activation::GeluTanh) => {
+            for x in &mut x {
+                *x = gelu_tanh(s, *x);
+            }
+        }
+        Some(Activation::Relu) => {
+            for x in &mut x {
+                *x = s.max(*x, s.splat(0.0));
+            }
+        }
     }
+    x
 }
 
 #[inline(always)]
@@ -154,6 +190,14 @@ fn gelu<S: Simd>(s: S, x: S::F) -> S::F {
     let u2 = s.mul(u, u);
     let erf = s.div(s.mul(u, horner(s, u2, &P)), horner(s, u2, &Q));
     s.mul(s.mul(s.splat(0.5), x), s.add(s.splat(1.0), erf))
+}
+
+#[inline(always)]
+fn gelu_near<S: Simd>(s: S, x: S::F) -> S::F {
+    use gelu_near_constants::*;
+    let u = s.min(s.max(x, s.splat(-LIMIT)), s.splat(LIMIT));
+    let p = horner(s, s.mul(u, u), &POLY);
+    s.mul(x, s.add(s.mul(u, p), s.splat(0.5)))
 }
 
 #[inline(always)]

@@ -7,7 +7,7 @@ use crate::view::Indices;
 
 use super::float::{activate, round_even};
 use super::simd::FloatWeight;
-use super::{Acc, Dot, Simd, Sink, Steps, Weights, parts};
+use super::{Acc, Dot, Simd, Sink, Steps, Weights, parts, settle};
 
 /// Inputs that a dot-product instruction adds up.
 const STEP: usize = 4;
@@ -116,7 +116,6 @@ pub(super) fn int8<S: Dot>(
                 s,
                 group,
                 first,
-                rows,
                 bias,
                 scale,
                 sum,
@@ -136,8 +135,6 @@ struct Finish<'a, S> {
     group: &'a GroupI8<'a>,
     /// Place of the first row among the group's outputs.
     first: usize,
-    /// Rows that are outputs; those after are padding.
-    rows: usize,
     bias: &'a [f32],
     scale: &'a [f32],
     sum: &'a [i32],
@@ -148,29 +145,54 @@ struct Finish<'a, S> {
 
 impl<S: Dot> Sink<S::I> for Finish<'_, S> {
     #[inline(always)]
-    fn put(&mut self, Acc { row, tile, part, sums }: Acc<S::I>) {
+    fn put(&mut self, Acc { quad, tile, part, sums }: Acc<S::I>) {
         let s = self.s;
-        let output = match self.group.outputs {
-            _ if row >= self.rows => return,
-            Indices::Range { first, .. } => first + self.first + row,
-            Indices::List(list) => match list.get(self.first + row) {
-                Some(output) => usize::from(*output),
-                None => return,
-            },
-        };
-        let column = self.columns.get_mut(tile * self.features + output);
-        let (Some(scales), Some(column)) = (self.scales.get(tile), column) else { return };
-        let (Some(bias), Some(scale), Some(sum)) =
-            (self.bias.get(row), self.scale.get(row), self.sum.get(row))
-        else {
+        let row = quad * TILE_ROWS;
+        let (Some(bias), Some(scale), Some(sum), Some(scales)) = (
+            self.bias.get(row..).and_then(<[f32]>::first_chunk::<TILE_ROWS>),
+            self.scale.get(row..).and_then(<[f32]>::first_chunk::<TILE_ROWS>),
+            self.sum.get(row..).and_then(<[i32]>::first_chunk::<TILE_ROWS>),
+            self.scales.get(tile),
+        ) else {
             return;
         };
-        let zero = s.load_int(&scales.zero, part);
-        let offset = s.mul_int(s.sub_int(zero, s.splat_int(-S::OFFSET)), s.splat_int(*sum));
-        let exact = s.to_float(s.sub_int(sums, offset));
-        let step = s.mul(s.load(&scales.scale, part), s.splat(*scale));
-        let y = s.add(s.mul(exact, step), s.splat(*bias));
-        s.store(column, part, activate(s, y, self.group.activation));
+        let zero = s.sub_int(s.load_int(&scales.zero, part), s.splat_int(-S::OFFSET));
+        let step = s.load(&scales.scale, part);
+        let mut y = [s.splat(0.0); TILE_ROWS];
+        for i in 0..TILE_ROWS {
+            let exact = s.sub_int(sums[i], s.mul_int(zero, s.splat_int(sum[i])));
+            let scaled = s.mul(s.to_float(exact), s.mul(step, s.splat(scale[i])));
+            y[i] = s.add(scaled, s.splat(bias[i]));
+        }
+        let y = activate(s, y, self.group.activation);
+        let columns = self.columns.get_mut(tile * self.features..).unwrap_or_default();
+        let place = self.first + row;
+        match self.group.outputs {
+            Indices::Range { first, count } if place + TILE_ROWS <= count => {
+                let columns = columns.get_mut(first + place..).unwrap_or_default();
+                if let Some(columns) = columns.first_chunk_mut::<TILE_ROWS>() {
+                    for i in 0..TILE_ROWS {
+                        s.store(&mut columns[i], part, y[i]);
+                    }
+                }
+            }
+            // The last rows may be padding.
+            Indices::Range { first, count } => {
+                let end = (first + count).min(columns.len());
+                let columns = columns.get_mut(first + place..end).unwrap_or_default();
+                for (column, y) in columns.iter_mut().zip(&settle(&y)) {
+                    s.store(column, part, *y);
+                }
+            }
+            Indices::List(list) => {
+                let list = list.get(place..).unwrap_or_default();
+                for (output, y) in list.iter().zip(&settle(&y)) {
+                    if let Some(column) = columns.get_mut(usize::from(*output)) {
+                        s.store(column, part, *y);
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -281,7 +303,8 @@ impl<W: FloatWeight> FloatJob<'_, W> {
         };
         if part < parts::<S>(live) {
             let y = s.add(sum, s.splat(*bias));
-            s.store(column, part, activate(s, y, self.group.activation));
+            let [y] = activate(s, [y], self.group.activation);
+            s.store(column, part, y);
         }
     }
 }

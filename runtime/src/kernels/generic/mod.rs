@@ -1,6 +1,7 @@
 //! Each algorithm once, over vectors of tokens; an instruction set supplies the vectors.
 
 mod attention;
+mod attention8;
 mod float;
 mod matmul;
 mod simd;
@@ -9,7 +10,7 @@ pub use simd::{Acc, Dot, Isa, Operation, Simd, Sink, Steps, Weights, settle};
 
 use super::{
     Attend, Backend, Column, FloatBlock, GroupFloat, GroupI8, Norm, Output, Pack, Panels,
-    TILE_TOKENS, TileScales,
+    Quantized, Scores, Span, TILE_TOKENS, TileScales,
 };
 
 /// A backend made of an instruction set's vectors.
@@ -91,6 +92,21 @@ impl<S: Isa> Backend for Vectorized<S> {
     fn norm(&self, x: &mut [Column], add: &[Column], norm: &Norm<'_>, live: usize) {
         operation!(self.isa, |simd| float::norm(simd, x, add, norm, live),
             x: &'a mut [Column], add: &'b [Column], norm: &'b Norm<'b>, live: usize; ())
+    }
+
+    fn keys(&self, span: &Span<'_>, out: &mut Quantized<'_>) {
+        operation!(self.isa, |simd| attention8::keys(simd, span, out),
+            span: &'a Span<'a>, out: &'a mut Quantized<'b>; ())
+    }
+
+    fn values(&self, span: &Span<'_>, out: &mut Quantized<'_>) {
+        operation!(self.isa, |simd| attention8::values(simd, span, out),
+            span: &'a Span<'a>, out: &'a mut Quantized<'b>; ())
+    }
+
+    fn softmax(&self, scores: &Scores<'_>, _capacity: usize, panel: &mut [u8]) -> TileScales {
+        operation!(self.isa, |simd| attention8::softmax(simd, scores, panel),
+            scores: &'a Scores<'a>, panel: &'b mut [u8]; TileScales)
     }
 
     fn attend(&self, job: &Attend<'_>, scores: &mut [Column], context: &mut [Column]) {

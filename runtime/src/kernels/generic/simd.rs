@@ -3,6 +3,7 @@
 use half::f16;
 
 use crate::kernels::Column;
+use crate::math;
 
 /// Vectors of tokens: f32 and i32, [`Simd::LANES`] of each.
 ///
@@ -46,6 +47,14 @@ pub trait Simd: Copy + Sync {
     fn splat_int(self, v: i32) -> Self::I;
     /// Vector `part` of sixteen integers.
     fn load_int(self, column: &[i32; 16], part: usize) -> Self::I;
+    /// Four numbers in −128..=127 as the bytes of a word, the first lowest.
+    fn interleave(self, bytes: [Self::I; 4]) -> Self::I;
+    /// Writes vector `part` of sixteen bytes: the low byte of each lane.
+    fn store_bytes(self, bytes: &mut [i8; 16], part: usize, v: Self::I);
+    /// Writes vector `part` of sixteen integers.
+    fn store_int(self, column: &mut [i32; 16], part: usize, v: Self::I);
+    /// a + b, wrapping.
+    fn add_int(self, a: Self::I, b: Self::I) -> Self::I;
     /// a − b, wrapping.
     fn sub_int(self, a: Self::I, b: Self::I) -> Self::I;
     /// a × b, wrapping.
@@ -68,7 +77,7 @@ pub trait Dot: Simd {
     /// Writes vector `part` of a step: four inputs, in −128..=127, of its tokens.
     fn pack(self, q: [Self::I; 4], part: usize, step: &mut [u8]);
 
-    /// Gives `sink` the sums of products of `weights` with the panels: for each row below
+    /// Gives `sink` the sums of products of `weights` with the panels: for each four rows of
     /// `weights.rows`, each tile and part. `live` tokens are there in the last tile.
     fn accumulate(
         self,
@@ -84,21 +93,21 @@ pub trait Dot: Simd {
 /// A trait and not a closure: only a function that is always inlined is sure to be compiled with
 /// the instructions of [`Isa::run`].
 pub trait Sink<I> {
-    /// Takes the sums of one row with the tokens of one vector; always inlined.
+    /// Takes the sums of four rows with the tokens of one vector; always inlined.
     fn put(&mut self, acc: Acc<I>);
 }
 
-/// Sums of one row with the tokens of one vector.
+/// Sums of four rows with the tokens of one vector.
 #[derive(Debug, Clone, Copy)]
 pub struct Acc<I> {
-    /// Row, below [`Weights::rows`].
-    pub row: usize,
+    /// Which four rows, below [`Weights::rows`] / 4.
+    pub quad: usize,
     /// Tile.
     pub tile: usize,
     /// Vector of the tile.
     pub part: usize,
-    /// The sums.
-    pub sums: I,
+    /// The sums, row by row.
+    pub sums: [I; 4],
 }
 
 /// The panels of some tiles.
@@ -190,6 +199,6 @@ impl FloatWeight for f32 {
 impl FloatWeight for f16 {
     #[inline(always)]
     fn widen(self) -> f32 {
-        self.to_f32()
+        math::widen(self)
     }
 }

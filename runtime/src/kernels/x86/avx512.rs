@@ -95,6 +95,29 @@ impl Simd for Avx512 {
         unsafe { _mm512_loadu_si512(column.as_ptr().cast()) }
     }
     #[inline(always)]
+    fn interleave(self, [a, b, c, d]: [__m512i; 4]) -> __m512i {
+        let byte = self.splat_int(0xff);
+        let a = op!(_mm512_and_si512(a, byte));
+        let b = op!(_mm512_slli_epi32(_mm512_and_si512(b, byte), 8));
+        let c = op!(_mm512_slli_epi32(_mm512_and_si512(c, byte), 16));
+        let d = op!(_mm512_slli_epi32(d, 24));
+        op!(_mm512_or_si512(_mm512_or_si512(a, b), _mm512_or_si512(c, d)))
+    }
+    #[inline(always)]
+    fn store_bytes(self, bytes: &mut [i8; 16], _part: usize, v: __m512i) {
+        // SAFETY: sixteen bytes, borrowed mutably; the store needs no alignment.
+        unsafe { _mm_storeu_si128(bytes.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(v)) }
+    }
+    #[inline(always)]
+    fn store_int(self, column: &mut [i32; 16], _part: usize, v: __m512i) {
+        // SAFETY: sixteen integers, borrowed mutably; the store needs no alignment.
+        unsafe { _mm512_storeu_si512(column.as_mut_ptr().cast(), v) }
+    }
+    #[inline(always)]
+    fn add_int(self, a: __m512i, b: __m512i) -> __m512i {
+        op!(_mm512_add_epi32(a, b))
+    }
+    #[inline(always)]
     fn sub_int(self, a: __m512i, b: __m512i) -> __m512i {
         op!(_mm512_sub_epi32(a, b))
     }
@@ -108,17 +131,13 @@ impl Dot for Avx512 {
     /// Sixteen tokens by four unsigned bytes: q + 128.
     const STEP: usize = 64;
     const OFFSET: i32 = 128;
-    /// Sixteen sums either way: enough to hide the latency of two dot products a cycle.
-    const SHAPES: [(usize, usize); 2] = [(16, 1), (8, 2)];
+    /// Sixteen sums hide the latency of two dot products a cycle; of two tiles 24, since a weight is
+    /// then loaded once for both.
+    const SHAPES: [(usize, usize); 2] = [(16, 1), (12, 2)];
 
     #[inline(always)]
-    fn pack(self, [a, b, c, d]: [__m512i; 4], _part: usize, step: &mut [u8]) {
-        let byte = self.splat_int(0xff);
-        let a = op!(_mm512_and_si512(a, byte));
-        let b = op!(_mm512_slli_epi32(_mm512_and_si512(b, byte), 8));
-        let c = op!(_mm512_slli_epi32(_mm512_and_si512(c, byte), 16));
-        let d = op!(_mm512_slli_epi32(d, 24));
-        let bytes = op!(_mm512_or_si512(_mm512_or_si512(a, b), _mm512_or_si512(c, d)));
+    fn pack(self, q: [__m512i; 4], _part: usize, step: &mut [u8]) {
+        let bytes = self.interleave(q);
         // Adding 128 to a byte flips its highest bit.
         let bytes = op!(_mm512_xor_si512(bytes, self.splat_int(0x8080_8080_u32 as i32)));
         if let Some(place) = step.first_chunk_mut::<64>() {
@@ -143,6 +162,7 @@ impl Dot for Avx512 {
             (12, 1) => dot::<3, 1>(weights, panels, sink),
             (8, 1) => dot::<2, 1>(weights, panels, sink),
             (4, 1) => dot::<1, 1>(weights, panels, sink),
+            (12, 2) => dot::<3, 2>(weights, panels, sink),
             (8, 2) => dot::<2, 2>(weights, panels, sink),
             (4, 2) => dot::<1, 2>(weights, panels, sink),
             _ => {}
@@ -171,9 +191,10 @@ fn dot<const Q: usize, const T: usize>(
     for (settled, sums) in settled.iter_mut().zip(&sums) {
         *settled = settle(sums);
     }
-    for (row, sums) in settled.iter().flatten().enumerate() {
-        for (tile, sums) in sums.iter().enumerate() {
-            sink.put(Acc { row, tile, part: 0, sums: *sums });
+    for (quad, sums) in settled.iter().enumerate() {
+        for tile in 0..T {
+            let sums = [sums[0][tile], sums[1][tile], sums[2][tile], sums[3][tile]];
+            sink.put(Acc { quad, tile, part: 0, sums });
         }
     }
 }

@@ -107,6 +107,32 @@ macro_rules! vectors {
                 unsafe { _mm256_loadu_si256(column.as_ptr().add(part % 2 * 8).cast()) }
             }
             #[inline(always)]
+            fn interleave(self, [a, b, c, d]: [__m256i; 4]) -> __m256i {
+                let byte = self.splat_int(0xff);
+                let a = op!(_mm256_and_si256(a, byte));
+                let b = op!(_mm256_slli_epi32(_mm256_and_si256(b, byte), 8));
+                let c = op!(_mm256_slli_epi32(_mm256_and_si256(c, byte), 16));
+                let d = op!(_mm256_slli_epi32(d, 24));
+                op!(_mm256_or_si256(_mm256_or_si256(a, b), _mm256_or_si256(c, d)))
+            }
+            #[inline(always)]
+            fn store_bytes(self, bytes: &mut [i8; 16], part: usize, v: __m256i) {
+                let mut wide = [0_i32; 8];
+                // SAFETY: eight integers of its own; the store needs no alignment.
+                unsafe { _mm256_storeu_si256(wide.as_mut_ptr().cast(), v) }
+                bytes.as_chunks_mut::<8>().0[part % 2] = wide.map(|v| v as i8);
+            }
+            #[inline(always)]
+            fn store_int(self, column: &mut [i32; 16], part: usize, v: __m256i) {
+                // SAFETY: eight integers from 0 or 8 of sixteen, borrowed mutably; the store needs
+                // no alignment.
+                unsafe { _mm256_storeu_si256(column.as_mut_ptr().add(part % 2 * 8).cast(), v) }
+            }
+            #[inline(always)]
+            fn add_int(self, a: __m256i, b: __m256i) -> __m256i {
+                op!(_mm256_add_epi32(a, b))
+            }
+            #[inline(always)]
             fn sub_int(self, a: __m256i, b: __m256i) -> __m256i {
                 op!(_mm256_sub_epi32(a, b))
             }
@@ -180,13 +206,8 @@ impl Dot for AvxVnni {
     const SHAPES: [(usize, usize); 2] = [(4, 1); 2];
 
     #[inline(always)]
-    fn pack(self, [a, b, c, d]: [__m256i; 4], part: usize, step: &mut [u8]) {
-        let byte = self.splat_int(0xff);
-        let a = op!(_mm256_and_si256(a, byte));
-        let b = op!(_mm256_slli_epi32(_mm256_and_si256(b, byte), 8));
-        let c = op!(_mm256_slli_epi32(_mm256_and_si256(c, byte), 16));
-        let d = op!(_mm256_slli_epi32(d, 24));
-        let bytes = op!(_mm256_or_si256(_mm256_or_si256(a, b), _mm256_or_si256(c, d)));
+    fn pack(self, q: [__m256i; 4], part: usize, step: &mut [u8]) {
+        let bytes = self.interleave(q);
         // Adding 128 to a byte flips its highest bit.
         let bytes = op!(_mm256_xor_si256(bytes, self.splat_int(0x8080_8080_u32 as i32)));
         if let Some(place) = step.as_chunks_mut::<32>().0.get_mut(part) {
@@ -247,10 +268,9 @@ fn four_rows<P: Products>(
             }
         }
     }
-    for (row, sums) in sums.iter().enumerate() {
-        for (part, sums) in sums.iter().enumerate() {
-            sink.put(Acc { row, tile: 0, part, sums: *sums });
-        }
+    for part in 0..2 {
+        let sums = [sums[0][part], sums[1][part], sums[2][part], sums[3][part]];
+        sink.put(Acc { quad: 0, tile: 0, part, sums });
     }
 }
 
