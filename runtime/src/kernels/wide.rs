@@ -7,7 +7,7 @@ use wide::{f32x8, i16x16, i32x8};
 use crate::math;
 
 use super::Column;
-use super::generic::{Acc, Dot, Isa, Operation, Simd, Sink, Steps, Vectorized, Weights};
+use super::generic::{Acc, Dot, Inputs, Isa, Operation, Simd, Sink, Steps, Vectorized, Weights};
 
 /// The backend.
 pub static WIDE: Vectorized<Wide> = Vectorized::new("wide", Wide);
@@ -105,11 +105,13 @@ impl Dot for Wide {
     const SHAPES: [(usize, usize); 2] = [(4, 1); 2];
 
     #[inline(always)]
-    fn pack(self, [a, b, c, d]: [i32x8; 4], part: usize, step: &mut [u8]) {
+    fn pack(self, inputs: &Inputs<'_>, part: usize, tile: &mut [u8]) {
         let low = i32x8::splat(0xffff);
-        let pairs: Pairs = [must_cast((a & low) | (c << 16)), must_cast((b & low) | (d << 16))];
-        let bytes: [u8; size_of::<Pairs>()] = must_cast(pairs);
-        if let Some(place) = step.as_chunks_mut().0.get_mut(part) {
+        let places = tile.as_chunks_mut().0.iter_mut().skip(part).step_by(2);
+        for (step, place) in places.take(inputs.steps).enumerate() {
+            let [a, b, c, d] = inputs.quantized(self, step, part);
+            let pairs: Pairs = [must_cast((a & low) | (c << 16)), must_cast((b & low) | (d << 16))];
+            let bytes: [u8; size_of::<Pairs>()] = must_cast(pairs);
             *place = bytes;
         }
     }

@@ -145,6 +145,20 @@ pub(super) fn activate<S: Simd>(s: S, x: S::F, activation: Option<Activation>) -
     }
 }
 
+/// [`activate`] for the first `live` tokens of a column.
+#[inline(always)]
+pub(super) fn activate_column<S: Simd>(
+    s: S,
+    column: &mut Column,
+    live: usize,
+    activation: Activation,
+) {
+    for part in 0..parts::<S>(live) {
+        let y = activate(s, s.load(column, part), Some(activation));
+        s.store(column, part, y);
+    }
+}
+
 #[inline(always)]
 fn gelu<S: Simd>(s: S, x: S::F) -> S::F {
     use erf_constants::*;

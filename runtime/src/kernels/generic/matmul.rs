@@ -5,7 +5,7 @@ use crate::kernels::scalar::live;
 use crate::kernels::{Column, GroupFloat, GroupI8, Output, Pack, Panels, TILE_TOKENS, TileScales};
 use crate::view::Indices;
 
-use super::float::{activate, round_even};
+use super::float::{activate, activate_column, round_even};
 use super::simd::FloatWeight;
 use super::{Acc, Dot, Simd, Sink, Steps, Weights, parts};
 
@@ -16,63 +16,88 @@ const STEP: usize = 4;
 #[inline(always)]
 pub(super) fn pack<S: Dot>(s: S, job: &Pack<'_>, panel: &mut [u8]) {
     let panel = panel.get_mut(job.at / STEP * S::STEP..).unwrap_or_default();
-    let steps = panel.chunks_exact_mut(S::STEP);
+    let mut tiles = panel.chunks_exact_mut(TILE_DEPTH / STEP * S::STEP);
+    let Some(any) = job.x.first() else { return };
     match job.inputs {
         Indices::Range { first, count } => {
             let end = first.saturating_add(count);
             let (x, e) = (job.x.get(first..end), job.equalize.get(first..end));
             let (Some(x), Some(e)) = (x, e) else { return };
-            let (xs, x_rest) = x.as_chunks::<STEP>();
-            let (es, e_rest) = e.as_chunks::<STEP>();
-            let mut steps = steps;
-            for ((x, e), step) in xs.iter().zip(es).zip(&mut steps) {
-                pack_step(s, job, x.each_ref(), *e, step);
+            let (xs, x_rest) = x.as_chunks::<TILE_DEPTH>();
+            let (es, e_rest) = e.as_chunks::<TILE_DEPTH>();
+            for ((x, e), tile) in xs.iter().zip(es).zip(&mut tiles) {
+                pack_tile(s, job, Inputs::new(x.each_ref(), *e, TILE_DEPTH, job.scales), tile);
             }
-            if let (Some(last), Some(step)) = (x_rest.first(), steps.next()) {
+            if let (false, Some(tile)) = (x_rest.is_empty(), tiles.next()) {
                 // The weights of the padding are zero: any value will do.
-                let mut columns = [last; STEP];
-                let mut factors = [0.0; STEP];
+                let mut columns = [any; TILE_DEPTH];
+                let mut factors = [0.0; TILE_DEPTH];
                 columns.iter_mut().zip(x_rest).for_each(|(c, x)| *c = x);
                 factors.iter_mut().zip(e_rest).for_each(|(f, e)| *f = *e);
-                pack_step(s, job, columns, factors, step);
+                pack_tile(s, job, Inputs::new(columns, factors, x_rest.len(), job.scales), tile);
             }
         }
         Indices::List(list) => {
-            for (inputs, step) in list.chunks(STEP).zip(steps) {
-                let Some(any) = job.x.first() else { return };
-                let mut columns = [any; STEP];
-                let mut factors = [0.0; STEP];
+            for (inputs, tile) in list.chunks(TILE_DEPTH).zip(tiles) {
+                let mut columns = [any; TILE_DEPTH];
+                let mut factors = [0.0; TILE_DEPTH];
                 for ((c, f), i) in columns.iter_mut().zip(&mut factors).zip(inputs) {
                     let i = usize::from(*i);
                     if let (Some(x), Some(e)) = (job.x.get(i), job.equalize.get(i)) {
                         (*c, *f) = (x, *e);
                     }
                 }
-                pack_step(s, job, columns, factors, step);
+                pack_tile(s, job, Inputs::new(columns, factors, inputs.len(), job.scales), tile);
             }
         }
     }
 }
 
 #[inline(always)]
-fn pack_step<S: Dot>(
-    s: S,
-    job: &Pack<'_>,
-    columns: [&Column; STEP],
-    factors: [f32; STEP],
-    step: &mut [u8],
-) {
+fn pack_tile<S: Dot>(s: S, job: &Pack<'_>, inputs: Inputs<'_>, tile: &mut [u8]) {
     for part in 0..parts::<S>(job.live) {
-        let inverse = s.load(&job.scales.inverse, part);
-        let shift = s.load(&job.scales.shift, part);
+        s.pack(&inputs, part, tile);
+    }
+}
+
+/// Up to sixteen inputs of a tile of tokens on their way into a panel.
+#[derive(Debug, Clone, Copy)]
+pub struct Inputs<'a> {
+    /// Their columns; after the last input, any.
+    pub columns: [&'a Column; TILE_DEPTH],
+    /// Their factors; after the last input, 0.
+    pub factors: [f32; TILE_DEPTH],
+    /// Steps of four that hold inputs.
+    pub steps: usize,
+    /// The tile's scales.
+    pub scales: &'a TileScales,
+}
+
+impl<'a> Inputs<'a> {
+    #[inline(always)]
+    fn new(
+        columns: [&'a Column; TILE_DEPTH],
+        factors: [f32; TILE_DEPTH],
+        count: usize,
+        scales: &'a TileScales,
+    ) -> Self {
+        Self { columns, factors, steps: count.div_ceil(STEP), scales }
+    }
+
+    /// Vector `part` of the four inputs of step `step`, quantized.
+    #[inline(always)]
+    pub fn quantized<S: Simd>(&self, s: S, step: usize, part: usize) -> [S::I; STEP] {
+        let inverse = s.load(&self.scales.inverse, part);
+        let shift = s.load(&self.scales.shift, part);
         let mut q = [s.splat_int(0); STEP];
-        for i in 0..STEP {
-            let v = s.mul(s.load(columns[i], part), s.splat(factors[i]));
+        let inputs = self.columns.iter().zip(&self.factors).skip(step * STEP);
+        for (q, (column, factor)) in q.iter_mut().zip(inputs) {
+            let v = s.mul(s.load(column, part), s.splat(*factor));
             let r = s.add(round_even(s, s.mul(v, inverse)), shift);
             let r = s.min(s.max(r, s.splat(-128.0)), s.splat(127.0));
-            q[i] = s.to_int(r);
+            *q = s.to_int(r);
         }
-        s.pack(q, part, step);
+        q
     }
 }
 
@@ -125,6 +150,7 @@ pub(super) fn int8<S: Dot>(
                 features: out.features,
             };
             s.accumulate(&weights, &panels, live, &mut finish);
+            finish.activate(live);
             tile += together;
         }
     }
@@ -146,20 +172,40 @@ struct Finish<'a, S> {
     features: usize,
 }
 
+impl<S: Dot> Finish<'_, S> {
+    /// Where row `row` of tile `tile` goes; nowhere if it is padding.
+    #[inline(always)]
+    fn column(&mut self, row: usize, tile: usize) -> Option<&mut Column> {
+        let output = match self.group.outputs {
+            _ if row >= self.rows => return None,
+            Indices::Range { first, .. } => first + self.first + row,
+            Indices::List(list) => usize::from(*list.get(self.first + row)?),
+        };
+        self.columns.get_mut(tile * self.features + output)
+    }
+
+    /// Applies the activation to the columns, the last of which have `live` tokens.
+    ///
+    /// Apart from the rescaling so that its many constants find registers.
+    #[inline(always)]
+    fn activate(&mut self, live: usize) {
+        let s = self.s;
+        let Some(activation) = self.group.activation else { return };
+        for tile in 0..self.scales.len() {
+            let live = if tile + 1 == self.scales.len() { live } else { TILE_TOKENS };
+            for row in 0..self.rows {
+                let Some(column) = self.column(row, tile) else { return };
+                activate_column(s, column, live, activation);
+            }
+        }
+    }
+}
+
 impl<S: Dot> Sink<S::I> for Finish<'_, S> {
     #[inline(always)]
     fn put(&mut self, Acc { row, tile, part, sums }: Acc<S::I>) {
         let s = self.s;
-        let output = match self.group.outputs {
-            _ if row >= self.rows => return,
-            Indices::Range { first, .. } => first + self.first + row,
-            Indices::List(list) => match list.get(self.first + row) {
-                Some(output) => usize::from(*output),
-                None => return,
-            },
-        };
-        let column = self.columns.get_mut(tile * self.features + output);
-        let (Some(scales), Some(column)) = (self.scales.get(tile), column) else { return };
+        let Some(scales) = self.scales.get(tile) else { return };
         let (Some(bias), Some(scale), Some(sum)) =
             (self.bias.get(row), self.scale.get(row), self.sum.get(row))
         else {
@@ -170,7 +216,8 @@ impl<S: Dot> Sink<S::I> for Finish<'_, S> {
         let exact = s.to_float(s.sub_int(sums, offset));
         let step = s.mul(s.load(&scales.scale, part), s.splat(*scale));
         let y = s.add(s.mul(exact, step), s.splat(*bias));
-        s.store(column, part, activate(s, y, self.group.activation));
+        let Some(column) = self.column(row, tile) else { return };
+        s.store(column, part, y);
     }
 }
 

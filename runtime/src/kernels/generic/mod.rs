@@ -5,6 +5,7 @@ mod float;
 mod matmul;
 mod simd;
 
+pub use matmul::Inputs;
 pub use simd::{Acc, Dot, Isa, Operation, Simd, Sink, Steps, Weights, settle};
 
 use super::{

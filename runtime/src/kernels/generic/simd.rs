@@ -4,6 +4,8 @@ use half::f16;
 
 use crate::kernels::Column;
 
+use super::matmul::Inputs;
+
 /// Vectors of tokens: f32 and i32, [`Simd::LANES`] of each.
 ///
 /// A value of the type is the proof that the instructions exist; all methods are small and always
@@ -32,9 +34,10 @@ pub trait Simd: Copy + Sync {
     fn div(self, a: Self::F, b: Self::F) -> Self::F;
     /// √a, correctly rounded.
     fn sqrt(self, a: Self::F) -> Self::F;
-    /// a if a > b, else b.
+    /// a if a > b, else b; but where both are zeros, either of them. Neither is a signaling NaN,
+    /// and b is no NaN at all.
     fn max(self, a: Self::F, b: Self::F) -> Self::F;
-    /// a if a < b, else b.
+    /// a if a < b, else b; with the same liberty.
     fn min(self, a: Self::F, b: Self::F) -> Self::F;
     /// 2ⁿ for a whole n in −126..=127.
     fn exp2(self, n: Self::F) -> Self::F;
@@ -48,6 +51,17 @@ pub trait Simd: Copy + Sync {
     fn load_int(self, column: &[i32; 16], part: usize) -> Self::I;
     /// a − b, wrapping.
     fn sub_int(self, a: Self::I, b: Self::I) -> Self::I;
+    /// Each vector times its number.
+    #[inline(always)]
+    fn mul_each(self, a: [Self::F; 4], by: &[f32; 4]) -> [Self::F; 4] {
+        let [w, x, y, z] = a;
+        [
+            self.mul(w, self.splat(by[0])),
+            self.mul(x, self.splat(by[1])),
+            self.mul(y, self.splat(by[2])),
+            self.mul(z, self.splat(by[3])),
+        ]
+    }
     /// a × b, wrapping.
     fn mul_int(self, a: Self::I, b: Self::I) -> Self::I;
 }
@@ -65,8 +79,8 @@ pub trait Dot: Simd {
     /// left, and when there are more.
     const SHAPES: [(usize, usize); 2];
 
-    /// Writes vector `part` of a step: four inputs, in −128..=127, of its tokens.
-    fn pack(self, q: [Self::I; 4], part: usize, step: &mut [u8]);
+    /// Quantizes vector `part` of some inputs into their four steps of a panel.
+    fn pack(self, inputs: &Inputs<'_>, part: usize, tile: &mut [u8]);
 
     /// Gives `sink` the sums of products of `weights` with the panels: for each row below
     /// `weights.rows`, each tile and part. `live` tokens are there in the last tile.

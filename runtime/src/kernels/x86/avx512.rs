@@ -3,7 +3,9 @@
 use core::arch::x86_64::*;
 
 use crate::kernels::Column;
-use crate::kernels::generic::{Acc, Dot, Isa, Operation, Simd, Sink, Steps, Weights, settle};
+use crate::kernels::generic::{
+    Acc, Dot, Inputs, Isa, Operation, Simd, Sink, Steps, Weights, settle,
+};
 
 /// Proof that the processor has AVX-512 F, BW, DQ, VL and VNNI.
 #[derive(Debug, Clone, Copy)]
@@ -112,16 +114,18 @@ impl Dot for Avx512 {
     const SHAPES: [(usize, usize); 2] = [(16, 1), (8, 2)];
 
     #[inline(always)]
-    fn pack(self, [a, b, c, d]: [__m512i; 4], _part: usize, step: &mut [u8]) {
+    fn pack(self, inputs: &Inputs<'_>, part: usize, tile: &mut [u8]) {
         let byte = self.splat_int(0xff);
-        let a = op!(_mm512_and_si512(a, byte));
-        let b = op!(_mm512_slli_epi32(_mm512_and_si512(b, byte), 8));
-        let c = op!(_mm512_slli_epi32(_mm512_and_si512(c, byte), 16));
-        let d = op!(_mm512_slli_epi32(d, 24));
-        let bytes = op!(_mm512_or_si512(_mm512_or_si512(a, b), _mm512_or_si512(c, d)));
-        // Adding 128 to a byte flips its highest bit.
-        let bytes = op!(_mm512_xor_si512(bytes, self.splat_int(0x8080_8080_u32 as i32)));
-        if let Some(place) = step.first_chunk_mut::<64>() {
+        let places = tile.as_chunks_mut::<64>().0.iter_mut();
+        for (step, place) in places.take(inputs.steps).enumerate() {
+            let [a, b, c, d] = inputs.quantized(self, step, part);
+            let a = op!(_mm512_and_si512(a, byte));
+            let b = op!(_mm512_slli_epi32(_mm512_and_si512(b, byte), 8));
+            let c = op!(_mm512_slli_epi32(_mm512_and_si512(c, byte), 16));
+            let d = op!(_mm512_slli_epi32(d, 24));
+            let bytes = op!(_mm512_or_si512(_mm512_or_si512(a, b), _mm512_or_si512(c, d)));
+            // Adding 128 to a byte flips its highest bit.
+            let bytes = op!(_mm512_xor_si512(bytes, self.splat_int(0x8080_8080_u32 as i32)));
             // SAFETY: 64 bytes, borrowed mutably; the store needs no alignment.
             unsafe { _mm512_storeu_si512(place.as_mut_ptr().cast(), bytes) }
         }

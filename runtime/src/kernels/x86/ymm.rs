@@ -3,7 +3,7 @@
 use core::arch::x86_64::*;
 
 use crate::kernels::Column;
-use crate::kernels::generic::{Acc, Dot, Isa, Operation, Simd, Sink, Steps, Weights};
+use crate::kernels::generic::{Acc, Dot, Inputs, Isa, Operation, Simd, Sink, Steps, Weights};
 
 /// Proof that the processor has AVX2.
 #[derive(Debug, Clone, Copy)]
@@ -128,11 +128,13 @@ impl Dot for Avx2 {
     const SHAPES: [(usize, usize); 2] = [(4, 1); 2];
 
     #[inline(always)]
-    fn pack(self, [a, b, c, d]: [__m256i; 4], part: usize, step: &mut [u8]) {
+    fn pack(self, inputs: &Inputs<'_>, part: usize, tile: &mut [u8]) {
         let low = self.splat_int(0xffff);
         let pair = |x, y| op!(_mm256_or_si256(_mm256_and_si256(x, low), _mm256_slli_epi32(y, 16)));
-        let (even, odd) = (pair(a, c), pair(b, d));
-        if let Some(place) = step.as_chunks_mut::<64>().0.get_mut(part) {
+        let places = tile.as_chunks_mut::<64>().0.iter_mut().skip(part).step_by(2);
+        for (step, place) in places.take(inputs.steps).enumerate() {
+            let [a, b, c, d] = inputs.quantized(self, step, part);
+            let (even, odd) = (pair(a, c), pair(b, d));
             let at = place.as_mut_ptr();
             // SAFETY: twice 32 of 64 bytes, borrowed mutably; the stores need no alignment.
             unsafe {
@@ -180,16 +182,18 @@ impl Dot for AvxVnni {
     const SHAPES: [(usize, usize); 2] = [(4, 1); 2];
 
     #[inline(always)]
-    fn pack(self, [a, b, c, d]: [__m256i; 4], part: usize, step: &mut [u8]) {
+    fn pack(self, inputs: &Inputs<'_>, part: usize, tile: &mut [u8]) {
         let byte = self.splat_int(0xff);
-        let a = op!(_mm256_and_si256(a, byte));
-        let b = op!(_mm256_slli_epi32(_mm256_and_si256(b, byte), 8));
-        let c = op!(_mm256_slli_epi32(_mm256_and_si256(c, byte), 16));
-        let d = op!(_mm256_slli_epi32(d, 24));
-        let bytes = op!(_mm256_or_si256(_mm256_or_si256(a, b), _mm256_or_si256(c, d)));
-        // Adding 128 to a byte flips its highest bit.
-        let bytes = op!(_mm256_xor_si256(bytes, self.splat_int(0x8080_8080_u32 as i32)));
-        if let Some(place) = step.as_chunks_mut::<32>().0.get_mut(part) {
+        let places = tile.as_chunks_mut::<32>().0.iter_mut().skip(part).step_by(2);
+        for (step, place) in places.take(inputs.steps).enumerate() {
+            let [a, b, c, d] = inputs.quantized(self, step, part);
+            let a = op!(_mm256_and_si256(a, byte));
+            let b = op!(_mm256_slli_epi32(_mm256_and_si256(b, byte), 8));
+            let c = op!(_mm256_slli_epi32(_mm256_and_si256(c, byte), 16));
+            let d = op!(_mm256_slli_epi32(d, 24));
+            let bytes = op!(_mm256_or_si256(_mm256_or_si256(a, b), _mm256_or_si256(c, d)));
+            // Adding 128 to a byte flips its highest bit.
+            let bytes = op!(_mm256_xor_si256(bytes, self.splat_int(0x8080_8080_u32 as i32)));
             // SAFETY: 32 bytes, borrowed mutably; the store needs no alignment.
             unsafe { _mm256_storeu_si256(place.as_mut_ptr().cast(), bytes) }
         }
