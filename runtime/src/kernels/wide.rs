@@ -145,7 +145,7 @@ impl Dot for Wide {
                 }
             }
             for (row, sums) in sums.into_iter().enumerate() {
-                sink.put(Acc { row, tile: 0, part, sums });
+                sink.put(Acc { row, tile: 0, part, sums: [[sums]] });
             }
         }
     }

@@ -39,78 +39,145 @@ impl Dot for NeonDot {
         if panels.tiles != 1 || weights.rows != 4 || !weights.fits(panels, Self::STEP) {
             return;
         }
-        match live {
-            0..=4 => dot::<1>(weights, panels.bytes, sink),
-            5..=8 => dot::<2>(weights, panels.bytes, sink),
-            9..=12 => dot::<3>(weights, panels.bytes, sink),
-            _ => dot::<4>(weights, panels.bytes, sink),
+        let tiles = weights.quad_bytes() / 64;
+        if tiles == 0 {
+            return;
+        }
+        let (w, x) = (weights.block.as_ptr(), panels.bytes.as_ptr().cast());
+        let mut sums = [[op!(vdupq_n_s32(0)); 4]; 4];
+        if live <= 8 {
+            // SAFETY: `fits` says that the block has `tiles` times 64 bytes, and the panel `tiles`
+            // times four steps of 64 bytes; the token proves the instructions.
+            unsafe { eight_tokens(tiles, w, x, &mut sums) }
+            let sums = sums.map(|[a, b, ..]| [a, b]);
+            sink.put(Acc { row: 0, tile: 0, part: 0, sums });
+        } else {
+            // SAFETY: likewise.
+            unsafe { sixteen_tokens(tiles, w, x, &mut sums) }
+            sink.put(Acc { row: 0, tile: 0, part: 0, sums });
         }
     }
 }
 
-/// Sums of four rows with the first `P` vectors of tokens. The caller has checked
-/// [`Weights::fits`] for one tile and four rows.
-#[inline(always)]
-fn dot<const P: usize>(weights: &Weights<'_>, panel: &[u8], sink: &mut impl Sink<int32x4_t>) {
-    let mut sums = [[op!(vdupq_n_s32(0)); P]; 4];
-    let tiles = weights.quad_bytes() / 64;
-    for tile in 0..tiles {
-        // SAFETY: `fits` says that the block has `tiles` times 64 bytes.
-        let w = unsafe { vld1q_s8_x4(weights.block.as_ptr().add(tile * 64)) };
-        // SAFETY: `fits` says that the panel has `tiles` times four steps of 64 bytes.
-        let x = unsafe { panel.as_ptr().add(tile * 256).cast() };
-        let w = [w.0, w.1, w.2, w.3];
-        step::<0, P>(&mut sums, x, w);
-        step::<1, P>(&mut sums, x, w);
-        step::<2, P>(&mut sums, x, w);
-        step::<3, P>(&mut sums, x, w);
-    }
-    for (row, sums) in sums.iter().enumerate() {
-        for (part, sums) in sums.iter().enumerate() {
-            sink.put(Acc { row, tile: 0, part, sums: *sums });
-        }
-    }
+/// Four SDOT: part `$part` of the tokens, in register `$x`, times weights `4 × $lane`.. of the rows
+/// in v0 to v3.
+macro_rules! rows {
+    ($part:literal $x:literal $lane:literal) => {
+        concat!(
+            "sdot {s0",
+            $part,
+            ":v}.4s, ",
+            $x,
+            ".16b, v0.4b[",
+            $lane,
+            "]\n",
+            "sdot {s1",
+            $part,
+            ":v}.4s, ",
+            $x,
+            ".16b, v1.4b[",
+            $lane,
+            "]\n",
+            "sdot {s2",
+            $part,
+            ":v}.4s, ",
+            $x,
+            ".16b, v2.4b[",
+            $lane,
+            "]\n",
+            "sdot {s3",
+            $part,
+            ":v}.4s, ",
+            $x,
+            ".16b, v3.4b[",
+            $lane,
+            "]\n",
+        )
+    };
 }
 
-/// Adds the products of step `S` of the four at `x`, which must be readable.
-#[inline(always)]
-fn step<const S: usize, const P: usize>(
-    sums: &mut [[int32x4_t; P]; 4],
-    x: *const i8,
-    w: [int8x16_t; 4],
-) {
-    // SAFETY: by the caller's promise, four times 64 bytes.
-    let x = unsafe { vld1q_s8_x4(x.add(S * 64)) };
-    let x = [x.0, x.1, x.2, x.3];
-    for (sums, w) in sums.iter_mut().zip(w) {
-        for (sum, x) in sums.iter_mut().zip(x) {
-            // SAFETY: only the token gets here.
-            *sum = unsafe { sdot::<S>(*sum, x, w) };
-        }
-    }
-}
-
-/// Adds to each lane the four products of its bytes of `x` with bytes `4 × LANE`.. of `w`.
+/// Adds the products of `tiles` times four rows' sixteen weights at `w` with sixteen inputs of
+/// sixteen tokens at `x`, to sums `[row][part]`.
 ///
 /// Assembly, since `vdotq_laneq_s32` (SDOT by element) is not stable before Rust 1.98: it can go
-/// when <https://github.com/rust-lang/rust/issues/117224> is in the oldest Rust that we support.
+/// when <https://github.com/rust-lang/rust/issues/117224> is in the oldest Rust that we support,
+/// and the compiler no longer splits LD1 of four registers.
 ///
 /// # Safety
-/// The processor must have the dot product instructions.
+/// `w` must have `tiles` times 64 readable bytes, `x` 256; `tiles` must not be 0.
 #[target_feature(enable = "neon,dotprod")]
 #[inline]
-fn sdot<const LANE: usize>(sum: int32x4_t, x: int8x16_t, w: int8x16_t) -> int32x4_t {
-    let mut sum = sum;
-    // SAFETY: registers only.
+unsafe fn sixteen_tokens(tiles: usize, w: *const i8, x: *const i8, sums: &mut [[int32x4_t; 4]; 4]) {
+    let [[s00, s01, s02, s03], [s10, s11, s12, s13], [s20, s21, s22, s23], [s30, s31, s32, s33]] =
+        sums;
+    // SAFETY: reads what the caller promises, changes registers only.
     unsafe {
         asm!(
-            "sdot {sum:v}.4s, {x:v}.16b, {w:v}.4b[{lane}]",
-            sum = inout(vreg) sum,
-            x = in(vreg) x,
-            w = in(vreg) w,
-            lane = const LANE,
-            options(pure, nomem, nostack, preserves_flags),
+            "2:",
+            "ld1 {{v0.16b-v3.16b}}, [{w}], #64",
+            "ld1 {{v4.16b-v7.16b}}, [{x}], #64",
+            "ld1 {{v16.16b-v19.16b}}, [{x}], #64",
+            rows!("0" "v4" "0"), rows!("1" "v5" "0"), rows!("2" "v6" "0"), rows!("3" "v7" "0"),
+            "ld1 {{v4.16b-v7.16b}}, [{x}], #64",
+            rows!("0" "v16" "1"), rows!("1" "v17" "1"), rows!("2" "v18" "1"), rows!("3" "v19" "1"),
+            "ld1 {{v16.16b-v19.16b}}, [{x}], #64",
+            rows!("0" "v4" "2"), rows!("1" "v5" "2"), rows!("2" "v6" "2"), rows!("3" "v7" "2"),
+            rows!("0" "v16" "3"), rows!("1" "v17" "3"), rows!("2" "v18" "3"), rows!("3" "v19" "3"),
+            "subs {n}, {n}, #1",
+            "b.ne 2b",
+            n = inout(reg) tiles => _,
+            w = inout(reg) w => _,
+            x = inout(reg) x => _,
+            s00 = inout(vreg) *s00, s01 = inout(vreg) *s01, s02 = inout(vreg) *s02,
+            s03 = inout(vreg) *s03,
+            s10 = inout(vreg) *s10, s11 = inout(vreg) *s11, s12 = inout(vreg) *s12,
+            s13 = inout(vreg) *s13,
+            s20 = inout(vreg) *s20, s21 = inout(vreg) *s21, s22 = inout(vreg) *s22,
+            s23 = inout(vreg) *s23,
+            s30 = inout(vreg) *s30, s31 = inout(vreg) *s31, s32 = inout(vreg) *s32,
+            s33 = inout(vreg) *s33,
+            out("v0") _, out("v1") _, out("v2") _, out("v3") _,
+            out("v4") _, out("v5") _, out("v6") _, out("v7") _,
+            out("v16") _, out("v17") _, out("v18") _, out("v19") _,
+            options(pure, readonly, nostack),
         );
     }
-    sum
+}
+
+/// As [`sixteen_tokens`], for the first eight of them.
+///
+/// # Safety
+/// As there.
+#[target_feature(enable = "neon,dotprod")]
+#[inline]
+unsafe fn eight_tokens(tiles: usize, w: *const i8, x: *const i8, sums: &mut [[int32x4_t; 4]; 4]) {
+    let [[s00, s01, ..], [s10, s11, ..], [s20, s21, ..], [s30, s31, ..]] = sums;
+    // SAFETY: reads what the caller promises, changes registers only.
+    unsafe {
+        asm!(
+            "2:",
+            "ld1 {{v0.16b-v3.16b}}, [{w}], #64",
+            "ldp q4, q5, [{x}]",
+            "ldp q6, q7, [{x}, #64]",
+            rows!("0" "v4" "0"), rows!("1" "v5" "0"),
+            "ldp q4, q5, [{x}, #128]",
+            rows!("0" "v6" "1"), rows!("1" "v7" "1"),
+            "ldp q6, q7, [{x}, #192]",
+            rows!("0" "v4" "2"), rows!("1" "v5" "2"),
+            rows!("0" "v6" "3"), rows!("1" "v7" "3"),
+            "add {x}, {x}, #256",
+            "subs {n}, {n}, #1",
+            "b.ne 2b",
+            n = inout(reg) tiles => _,
+            w = inout(reg) w => _,
+            x = inout(reg) x => _,
+            s00 = inout(vreg) *s00, s01 = inout(vreg) *s01,
+            s10 = inout(vreg) *s10, s11 = inout(vreg) *s11,
+            s20 = inout(vreg) *s20, s21 = inout(vreg) *s21,
+            s30 = inout(vreg) *s30, s31 = inout(vreg) *s31,
+            out("v0") _, out("v1") _, out("v2") _, out("v3") _,
+            out("v4") _, out("v5") _, out("v6") _, out("v7") _,
+            options(pure, readonly, nostack),
+        );
+    }
 }

@@ -1,6 +1,7 @@
 //! NEON alone: products of two inputs fit 16 bits, pairs of them are added to 32.
 
 use core::arch::aarch64::*;
+use core::arch::asm;
 
 use crate::kernels::Column;
 use crate::kernels::generic::{Acc, Dot, Inputs, Isa, Operation, Simd, Sink, Steps, Weights};
@@ -45,31 +46,119 @@ impl Dot for Neon {
 }
 
 /// Sums of four rows with vector `part` of the tokens. The caller has checked [`Weights::fits`]
-/// for one tile and four rows.
+/// for one tile and four rows, and `part` is below 4.
 #[inline(always)]
 fn dot(weights: &Weights<'_>, panel: &[u8], part: usize, sink: &mut impl Sink<int32x4_t>) {
+    let tiles = weights.quad_bytes() / 64;
+    if tiles == 0 {
+        return;
+    }
     // Four partial sums for each row and token.
     let mut sums = [[op!(vdupq_n_s32(0)); 4]; 4];
-    let tiles = weights.quad_bytes() / 64;
-    for tile in 0..tiles {
-        // SAFETY: `fits` says that the block has `tiles` times 64 bytes, and the panel `tiles`
-        // times four steps of 64 bytes: four parts of 64.
-        let (w, x) = unsafe {
-            let x = panel.as_ptr().add(tile * 256 + part * 64);
-            (vld1q_s8_x4(weights.block.as_ptr().add(tile * 64)), vld1q_s8_x4(x.cast()))
-        };
-        let x = [x.0, x.1, x.2, x.3];
-        for (sums, w) in sums.iter_mut().zip([w.0, w.1, w.2, w.3]) {
-            for (sum, x) in sums.iter_mut().zip(x) {
-                // A weight is at least −127: the two products are at most 2 × 127 × 128 < 2¹⁵.
-                let low = op!(vmull_s8(vget_low_s8(w), vget_low_s8(x)));
-                let both = op!(vmlal_high_s8(low, w, x));
-                *sum = op!(vpadalq_s16(*sum, both));
-            }
-        }
+    // SAFETY: `fits` says that the block has `tiles` times 64 bytes, and the panel `tiles` times
+    // four steps of 64 bytes, which are four parts of 64.
+    unsafe {
+        let x = panel.as_ptr().add(part * 64).cast();
+        four_tokens(tiles, weights.block.as_ptr(), x, &mut sums);
     }
-    for (row, [a, b, c, d]) in sums.into_iter().enumerate() {
-        let sums = op!(vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d)));
-        sink.put(Acc { row, tile: 0, part, sums });
+    let [a, b, c, d] = sums;
+    let sums = [[fold(a)], [fold(b)], [fold(c)], [fold(d)]];
+    sink.put(Acc { row: 0, tile: 0, part, sums });
+}
+
+/// Adds up each token's partial sums.
+#[inline(always)]
+fn fold([a, b, c, d]: [int32x4_t; 4]) -> int32x4_t {
+    op!(vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d)))
+}
+
+/// Two rows' weights, in registers `$w` and `$v`, times four tokens in v4 to v7.
+///
+/// A weight is at least −127: two products are at most 2 × 127 × 128 < 2¹⁵ and fit 16 bits.
+macro_rules! rows {
+    ($r:literal $w:literal, $q:literal $v:literal) => {
+        concat!(
+            rows!("smull", ".8b", $w, "v16", "v17", "v18", "v19"),
+            rows!("smull", ".8b", $v, "v20", "v21", "v22", "v23"),
+            rows!("smlal2", ".16b", $w, "v16", "v17", "v18", "v19"),
+            rows!("smlal2", ".16b", $v, "v20", "v21", "v22", "v23"),
+            rows!($r, "v16", "v17", "v18", "v19"),
+            rows!($q, "v20", "v21", "v22", "v23"),
+        )
+    };
+    ($op:literal, $size:literal, $w:literal, $a:literal, $b:literal, $c:literal, $d:literal) => {
+        concat!(
+            $op, " ", $a, ".8h, ", $w, $size, ", v4", $size, "\n", $op, " ", $b, ".8h, ", $w,
+            $size, ", v5", $size, "\n", $op, " ", $c, ".8h, ", $w, $size, ", v6", $size, "\n", $op,
+            " ", $d, ".8h, ", $w, $size, ", v7", $size, "\n",
+        )
+    };
+    ($r:literal, $a:literal, $b:literal, $c:literal, $d:literal) => {
+        concat!(
+            "sadalp {s",
+            $r,
+            "0:v}.4s, ",
+            $a,
+            ".8h\n",
+            "sadalp {s",
+            $r,
+            "1:v}.4s, ",
+            $b,
+            ".8h\n",
+            "sadalp {s",
+            $r,
+            "2:v}.4s, ",
+            $c,
+            ".8h\n",
+            "sadalp {s",
+            $r,
+            "3:v}.4s, ",
+            $d,
+            ".8h\n",
+        )
+    };
+}
+
+/// Adds the products of `tiles` times four rows' sixteen weights at `w` with sixteen inputs of four
+/// tokens at `x`, 256 bytes apart, to partial sums `[row][token]`.
+///
+/// Assembly, since the compiler splits LD1 of four registers and spills sums (a fifth more
+/// instructions); all of it has stable intrinsics.
+///
+/// # Safety
+/// `w` must have `tiles` times 64 readable bytes, `x` 256 (the last of them 64); `tiles` must not
+/// be 0.
+#[inline]
+unsafe fn four_tokens(tiles: usize, w: *const i8, x: *const i8, sums: &mut [[int32x4_t; 4]; 4]) {
+    let [[s00, s01, s02, s03], [s10, s11, s12, s13], [s20, s21, s22, s23], [s30, s31, s32, s33]] =
+        sums;
+    // SAFETY: reads what the caller promises, changes registers only.
+    unsafe {
+        asm!(
+            "2:",
+            "ld1 {{v0.16b-v3.16b}}, [{w}], #64",
+            "ld1 {{v4.16b-v7.16b}}, [{x}], {next}",
+            rows!("0" "v0", "1" "v1"),
+            rows!("2" "v2", "3" "v3"),
+            "subs {n}, {n}, #1",
+            "b.ne 2b",
+            n = inout(reg) tiles => _,
+            w = inout(reg) w => _,
+            x = inout(reg) x => _,
+            next = in(reg) 256_u64,
+            s00 = inout(vreg) *s00, s01 = inout(vreg) *s01, s02 = inout(vreg) *s02,
+            s03 = inout(vreg) *s03,
+            s10 = inout(vreg) *s10, s11 = inout(vreg) *s11, s12 = inout(vreg) *s12,
+            s13 = inout(vreg) *s13,
+            s20 = inout(vreg) *s20, s21 = inout(vreg) *s21, s22 = inout(vreg) *s22,
+            s23 = inout(vreg) *s23,
+            s30 = inout(vreg) *s30, s31 = inout(vreg) *s31, s32 = inout(vreg) *s32,
+            s33 = inout(vreg) *s33,
+            out("v0") _, out("v1") _, out("v2") _, out("v3") _,
+            out("v4") _, out("v5") _, out("v6") _, out("v7") _,
+            out("v16") _, out("v17") _, out("v18") _, out("v19") _,
+            out("v20") _, out("v21") _, out("v22") _, out("v23") _,
+            options(pure, readonly, nostack),
+        );
     }
 }

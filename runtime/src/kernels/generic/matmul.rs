@@ -2,7 +2,9 @@
 
 use crate::format::{TILE_DEPTH, TILE_ROWS, round_up};
 use crate::kernels::scalar::live;
-use crate::kernels::{Column, GroupFloat, GroupI8, Output, Pack, Panels, TILE_TOKENS, TileScales};
+use crate::kernels::{
+    Activation, Column, GroupFloat, GroupI8, Output, Pack, Panels, TILE_TOKENS, TileScales,
+};
 use crate::view::Indices;
 
 use super::float::{activate, activate_column, round_even};
@@ -113,11 +115,16 @@ pub(super) fn int8<S: Dot>(
     let tiles = out.tokens.div_ceil(TILE_TOKENS).min(scales.len());
     let quad_bytes = TILE_ROWS * round_up(group.depth, TILE_DEPTH);
     let stride = panels.capacity / STEP * S::STEP;
-    let outputs = group.outputs.len();
     let most = |tiles: usize| S::SHAPES[usize::from(tiles > 1)];
     let (row_step, _) = most(tiles);
-    for first in (0..outputs).step_by(row_step) {
-        let rows = (outputs - first).min(row_step);
+    for first in (0..group.outputs.len()).step_by(row_step) {
+        let rows = (group.outputs.len() - first).min(row_step);
+        let outputs = match group.outputs {
+            Indices::Range { first: start, .. } => {
+                Indices::Range { first: start + first, count: rows }
+            }
+            Indices::List(list) => Indices::List(list.get(first..first + rows).unwrap_or_default()),
+        };
         let padded = rows.next_multiple_of(TILE_ROWS);
         let at = first / TILE_ROWS * quad_bytes;
         let (Some(block), Some(bias), Some(scale), Some(sum)) = (
@@ -137,18 +144,9 @@ pub(super) fn int8<S: Dot>(
             let Some(scales) = scales.get(tile..tile + together) else { return };
             let columns = out.columns.get_mut(tile * out.features..).unwrap_or_default();
             let live = live(out.tokens, tile + together - 1);
-            let mut finish = Finish {
-                s,
-                group,
-                first,
-                rows,
-                bias,
-                scale,
-                sum,
-                scales,
-                columns,
-                features: out.features,
-            };
+            let (outputs, features, activation) = (outputs, out.features, group.activation);
+            let mut finish =
+                Finish { s, outputs, activation, bias, scale, sum, scales, columns, features };
             s.accumulate(&weights, &panels, live, &mut finish);
             finish.activate(live);
             tile += together;
@@ -159,11 +157,9 @@ pub(super) fn int8<S: Dot>(
 /// Takes the zero point out of the sums of some rows, rescales them and writes their columns.
 struct Finish<'a, S> {
     s: S,
-    group: &'a GroupI8<'a>,
-    /// Place of the first row among the group's outputs.
-    first: usize,
-    /// Rows that are outputs; those after are padding.
-    rows: usize,
+    /// Of the rows that are outputs; those after are padding.
+    outputs: Indices<'a>,
+    activation: Option<Activation>,
     bias: &'a [f32],
     scale: &'a [f32],
     sum: &'a [i32],
@@ -176,10 +172,10 @@ impl<S: Dot> Finish<'_, S> {
     /// Where row `row` of tile `tile` goes; nowhere if it is padding.
     #[inline(always)]
     fn column(&mut self, row: usize, tile: usize) -> Option<&mut Column> {
-        let output = match self.group.outputs {
-            _ if row >= self.rows => return None,
-            Indices::Range { first, .. } => first + self.first + row,
-            Indices::List(list) => usize::from(*list.get(self.first + row)?),
+        let output = match self.outputs {
+            Indices::Range { first, count } if row < count => first + row,
+            Indices::Range { .. } => return None,
+            Indices::List(list) => usize::from(*list.get(row)?),
         };
         self.columns.get_mut(tile * self.features + output)
     }
@@ -190,10 +186,10 @@ impl<S: Dot> Finish<'_, S> {
     #[inline(always)]
     fn activate(&mut self, live: usize) {
         let s = self.s;
-        let Some(activation) = self.group.activation else { return };
+        let Some(activation) = self.activation else { return };
         for tile in 0..self.scales.len() {
             let live = if tile + 1 == self.scales.len() { live } else { TILE_TOKENS };
-            for row in 0..self.rows {
+            for row in 0..self.outputs.len() {
                 let Some(column) = self.column(row, tile) else { return };
                 activate_column(s, column, live, activation);
             }
@@ -203,21 +199,30 @@ impl<S: Dot> Finish<'_, S> {
 
 impl<S: Dot> Sink<S::I> for Finish<'_, S> {
     #[inline(always)]
-    fn put(&mut self, Acc { row, tile, part, sums }: Acc<S::I>) {
+    fn put<const R: usize, const N: usize>(&mut self, acc: Acc<S::I, R, N>) {
         let s = self.s;
+        let Acc { row, tile, part, sums } = acc;
         let Some(scales) = self.scales.get(tile) else { return };
-        let (Some(bias), Some(scale), Some(sum)) =
-            (self.bias.get(row), self.scale.get(row), self.sum.get(row))
-        else {
-            return;
-        };
-        let zero = s.load_int(&scales.zero, part);
-        let offset = s.mul_int(s.sub_int(zero, s.splat_int(-S::OFFSET)), s.splat_int(*sum));
-        let exact = s.to_float(s.sub_int(sums, offset));
-        let step = s.mul(s.load(&scales.scale, part), s.splat(*scale));
-        let y = s.add(s.mul(exact, step), s.splat(*bias));
-        let Some(column) = self.column(row, tile) else { return };
-        s.store(column, part, y);
+        let mut zeros = [s.splat_int(0); N];
+        let mut steps = [s.splat(0.0); N];
+        for (i, (zero, step)) in zeros.iter_mut().zip(&mut steps).enumerate() {
+            *zero = s.sub_int(s.load_int(&scales.zero, part + i), s.splat_int(-S::OFFSET));
+            *step = s.load(&scales.scale, part + i);
+        }
+        for (row, sums) in (row..).zip(sums) {
+            let (Some(bias), Some(scale), Some(sum)) =
+                (self.bias.get(row), self.scale.get(row), self.sum.get(row))
+            else {
+                return;
+            };
+            let (bias, scale, sum) = (s.splat(*bias), s.splat(*scale), s.splat_int(*sum));
+            let Some(column) = self.column(row, tile) else { return };
+            for (i, ((sums, zero), step)) in sums.into_iter().zip(zeros).zip(steps).enumerate() {
+                let exact = s.to_float(s.sub_int(sums, s.mul_int(zero, sum)));
+                let y = s.add(s.mul(exact, s.mul(step, scale)), bias);
+                s.store(column, part + i, y);
+            }
+        }
     }
 }
 

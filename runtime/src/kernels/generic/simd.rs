@@ -34,10 +34,10 @@ pub trait Simd: Copy + Sync {
     fn div(self, a: Self::F, b: Self::F) -> Self::F;
     /// √a, correctly rounded.
     fn sqrt(self, a: Self::F) -> Self::F;
-    /// a if a > b, else b; but where both are zeros, either of them. Neither is a signaling NaN,
-    /// and b is no NaN at all.
+    /// a if a > b, else b; but where both are zeros, +0 is right too. Callers see to it that
+    /// neither is a signaling NaN and b is no NaN.
     fn max(self, a: Self::F, b: Self::F) -> Self::F;
-    /// a if a < b, else b; with the same liberty.
+    /// a if a < b, else b; but where both are zeros, −0 is right too. As for `max`.
     fn min(self, a: Self::F, b: Self::F) -> Self::F;
     /// 2ⁿ for a whole n in −126..=127.
     fn exp2(self, n: Self::F) -> Self::F;
@@ -98,21 +98,21 @@ pub trait Dot: Simd {
 /// A trait and not a closure: only a function that is always inlined is sure to be compiled with
 /// the instructions of [`Isa::run`].
 pub trait Sink<I> {
-    /// Takes the sums of one row with the tokens of one vector; always inlined.
-    fn put(&mut self, acc: Acc<I>);
+    /// Takes some sums; always inlined.
+    fn put<const R: usize, const N: usize>(&mut self, acc: Acc<I, R, N>);
 }
 
-/// Sums of one row with the tokens of one vector.
+/// Sums of `R` rows with the tokens of `N` vectors.
 #[derive(Debug, Clone, Copy)]
-pub struct Acc<I> {
-    /// Row, below [`Weights::rows`].
+pub struct Acc<I, const R: usize, const N: usize> {
+    /// First row, below [`Weights::rows`].
     pub row: usize,
     /// Tile.
     pub tile: usize,
-    /// Vector of the tile.
+    /// First vector of the tile.
     pub part: usize,
     /// The sums.
-    pub sums: I,
+    pub sums: [[I; N]; R],
 }
 
 /// The panels of some tiles.

@@ -177,7 +177,7 @@ fn dot<const Q: usize, const T: usize>(
     }
     for (row, sums) in settled.iter().flatten().enumerate() {
         for (tile, sums) in sums.iter().enumerate() {
-            sink.put(Acc { row, tile, part: 0, sums: *sums });
+            sink.put(Acc { row, tile, part: 0, sums: [[*sums]] });
         }
     }
 }

@@ -253,7 +253,7 @@ fn four_rows<P: Products>(
     }
     for (row, sums) in sums.iter().enumerate() {
         for (part, sums) in sums.iter().enumerate() {
-            sink.put(Acc { row, tile: 0, part, sums: *sums });
+            sink.put(Acc { row, tile: 0, part, sums: [[*sums]] });
         }
     }
 }
