@@ -44,16 +44,14 @@ impl Dot for NeonDot {
             return;
         }
         let (w, x) = (weights.block.as_ptr(), panels.bytes.as_ptr().cast());
-        let mut sums = [[op!(vdupq_n_s32(0)); 4]; 4];
         if live <= 8 {
             // SAFETY: `fits` says that the block has `tiles` times 64 bytes, and the panel `tiles`
             // times four steps of 64 bytes; the token proves the instructions.
-            unsafe { eight_tokens(tiles, w, x, &mut sums) }
-            let sums = sums.map(|[a, b, ..]| [a, b]);
+            let sums = unsafe { eight_tokens(tiles, w, x) };
             sink.put(Acc { row: 0, tile: 0, part: 0, sums });
         } else {
             // SAFETY: likewise.
-            unsafe { sixteen_tokens(tiles, w, x, &mut sums) }
+            let sums = unsafe { sixteen_tokens(tiles, w, x) };
             sink.put(Acc { row: 0, tile: 0, part: 0, sums });
         }
     }
@@ -96,8 +94,18 @@ macro_rules! rows {
     };
 }
 
-/// Adds the products of `tiles` times four rows' sixteen weights at `w` with sixteen inputs of
-/// sixteen tokens at `x`, to sums `[row][part]`.
+/// Clears the sums of a part.
+macro_rules! zero {
+    ($($part:literal)*) => {
+        concat!($(
+            "movi {s0", $part, ":v}.2d, #0\n", "movi {s1", $part, ":v}.2d, #0\n",
+            "movi {s2", $part, ":v}.2d, #0\n", "movi {s3", $part, ":v}.2d, #0\n",
+        )*)
+    };
+}
+
+/// The sums of products of `tiles` times four rows' sixteen weights at `w` with sixteen inputs of
+/// sixteen tokens at `x`, `[row][part]`.
 ///
 /// Assembly, since `vdotq_laneq_s32` (SDOT by element) is not stable before Rust 1.98: it can go
 /// when <https://github.com/rust-lang/rust/issues/117224> is in the oldest Rust that we support,
@@ -107,12 +115,13 @@ macro_rules! rows {
 /// `w` must have `tiles` times 64 readable bytes, `x` 256; `tiles` must not be 0.
 #[target_feature(enable = "neon,dotprod")]
 #[inline]
-unsafe fn sixteen_tokens(tiles: usize, w: *const i8, x: *const i8, sums: &mut [[int32x4_t; 4]; 4]) {
-    let [[s00, s01, s02, s03], [s10, s11, s12, s13], [s20, s21, s22, s23], [s30, s31, s32, s33]] =
-        sums;
+unsafe fn sixteen_tokens(tiles: usize, w: *const i8, x: *const i8) -> [[int32x4_t; 4]; 4] {
+    let (s00, s01, s02, s03, s10, s11, s12, s13);
+    let (s20, s21, s22, s23, s30, s31, s32, s33);
     // SAFETY: reads what the caller promises, changes registers only.
     unsafe {
         asm!(
+            zero!("0" "1" "2" "3"),
             "2:",
             "ld1 {{v0.16b-v3.16b}}, [{w}], #64",
             "ld1 {{v4.16b-v7.16b}}, [{x}], #64",
@@ -128,20 +137,21 @@ unsafe fn sixteen_tokens(tiles: usize, w: *const i8, x: *const i8, sums: &mut [[
             n = inout(reg) tiles => _,
             w = inout(reg) w => _,
             x = inout(reg) x => _,
-            s00 = inout(vreg) *s00, s01 = inout(vreg) *s01, s02 = inout(vreg) *s02,
-            s03 = inout(vreg) *s03,
-            s10 = inout(vreg) *s10, s11 = inout(vreg) *s11, s12 = inout(vreg) *s12,
-            s13 = inout(vreg) *s13,
-            s20 = inout(vreg) *s20, s21 = inout(vreg) *s21, s22 = inout(vreg) *s22,
-            s23 = inout(vreg) *s23,
-            s30 = inout(vreg) *s30, s31 = inout(vreg) *s31, s32 = inout(vreg) *s32,
-            s33 = inout(vreg) *s33,
+            s00 = out(vreg) s00, s01 = out(vreg) s01, s02 = out(vreg) s02,
+            s03 = out(vreg) s03,
+            s10 = out(vreg) s10, s11 = out(vreg) s11, s12 = out(vreg) s12,
+            s13 = out(vreg) s13,
+            s20 = out(vreg) s20, s21 = out(vreg) s21, s22 = out(vreg) s22,
+            s23 = out(vreg) s23,
+            s30 = out(vreg) s30, s31 = out(vreg) s31, s32 = out(vreg) s32,
+            s33 = out(vreg) s33,
             out("v0") _, out("v1") _, out("v2") _, out("v3") _,
             out("v4") _, out("v5") _, out("v6") _, out("v7") _,
             out("v16") _, out("v17") _, out("v18") _, out("v19") _,
             options(pure, readonly, nostack),
         );
     }
+    [[s00, s01, s02, s03], [s10, s11, s12, s13], [s20, s21, s22, s23], [s30, s31, s32, s33]]
 }
 
 /// As [`sixteen_tokens`], for the first eight of them.
@@ -150,11 +160,12 @@ unsafe fn sixteen_tokens(tiles: usize, w: *const i8, x: *const i8, sums: &mut [[
 /// As there.
 #[target_feature(enable = "neon,dotprod")]
 #[inline]
-unsafe fn eight_tokens(tiles: usize, w: *const i8, x: *const i8, sums: &mut [[int32x4_t; 4]; 4]) {
-    let [[s00, s01, ..], [s10, s11, ..], [s20, s21, ..], [s30, s31, ..]] = sums;
+unsafe fn eight_tokens(tiles: usize, w: *const i8, x: *const i8) -> [[int32x4_t; 2]; 4] {
+    let (s00, s01, s10, s11, s20, s21, s30, s31);
     // SAFETY: reads what the caller promises, changes registers only.
     unsafe {
         asm!(
+            zero!("0" "1"),
             "2:",
             "ld1 {{v0.16b-v3.16b}}, [{w}], #64",
             "ldp q4, q5, [{x}]",
@@ -171,13 +182,14 @@ unsafe fn eight_tokens(tiles: usize, w: *const i8, x: *const i8, sums: &mut [[in
             n = inout(reg) tiles => _,
             w = inout(reg) w => _,
             x = inout(reg) x => _,
-            s00 = inout(vreg) *s00, s01 = inout(vreg) *s01,
-            s10 = inout(vreg) *s10, s11 = inout(vreg) *s11,
-            s20 = inout(vreg) *s20, s21 = inout(vreg) *s21,
-            s30 = inout(vreg) *s30, s31 = inout(vreg) *s31,
+            s00 = out(vreg) s00, s01 = out(vreg) s01,
+            s10 = out(vreg) s10, s11 = out(vreg) s11,
+            s20 = out(vreg) s20, s21 = out(vreg) s21,
+            s30 = out(vreg) s30, s31 = out(vreg) s31,
             out("v0") _, out("v1") _, out("v2") _, out("v3") _,
             out("v4") _, out("v5") _, out("v6") _, out("v7") _,
             options(pure, readonly, nostack),
         );
     }
+    [[s00, s01], [s10, s11], [s20, s21], [s30, s31]]
 }

@@ -45,32 +45,31 @@ impl Dot for NeonI8mm {
             return;
         }
         let (w, x) = (weights.block.as_ptr(), panels.bytes.as_ptr().cast());
-        // Rows 0 and 2, rows 1 and 3.
-        let (mut even, mut odd) = ([op!(vdupq_n_s32(0)); 8], [op!(vdupq_n_s32(0)); 8]);
         if live <= 8 {
             // SAFETY: `fits` says that the block has `tiles` times 64 bytes, and the panel `tiles`
             // times four steps of 64 bytes; the token proves the instructions.
-            unsafe { eight_tokens(tiles, w, x, &mut even, &mut odd) }
+            let (even, odd) = unsafe { eight_tokens(tiles, w, x) };
+            let ([a, b, c, d], [e, f, g, h]) = (even, odd);
+            let sums = [
+                [low(a, b), low(c, d)],
+                [low(e, f), low(g, h)],
+                [high(a, b), high(c, d)],
+                [high(e, f), high(g, h)],
+            ];
+            sink.put(Acc { row: 0, tile: 0, part: 0, sums });
         } else {
             // SAFETY: likewise.
-            unsafe { sixteen_tokens(tiles, w, x, &mut even, &mut odd) }
-        }
-        let ([a0, b0, c0, d0], [a2, b2, c2, d2]) = untangle(even);
-        let ([a1, b1, c1, d1], [a3, b3, c3, d3]) = untangle(odd);
-        if live <= 8 {
-            let sums = [[a0, b0], [a1, b1], [a2, b2], [a3, b3]];
-            sink.put(Acc { row: 0, tile: 0, part: 0, sums });
-        } else {
-            let sums = [[a0, b0, c0, d0], [a1, b1, c1, d1], [a2, b2, c2, d2], [a3, b3, c3, d3]];
-            sink.put(Acc { row: 0, tile: 0, part: 0, sums });
+            let (even, odd) = unsafe { sixteen_tokens(tiles, w, x) };
+            let (row0, row2) = untangle(even);
+            let (row1, row3) = untangle(odd);
+            sink.put(Acc { row: 0, tile: 0, part: 0, sums: [row0, row1, row2, row3] });
         }
     }
 }
 
 /// From `[pair of tokens][row][token]` to two rows.
 #[inline(always)]
-fn untangle(pairs: [int32x4_t; 8]) -> ([int32x4_t; 4], [int32x4_t; 4]) {
-    let [a, b, c, d, e, f, g, h] = pairs;
+fn untangle([a, b, c, d, e, f, g, h]: [int32x4_t; 8]) -> ([int32x4_t; 4], [int32x4_t; 4]) {
     ([low(a, b), low(c, d), low(e, f), low(g, h)], [high(a, b), high(c, d), high(e, f), high(g, h)])
 }
 
@@ -98,8 +97,15 @@ macro_rules! pairs {
     };
 }
 
-/// Adds the products of `tiles` times four rows' sixteen weights at `w` with sixteen inputs of
-/// sixteen tokens at `x`.
+/// Clears sums.
+macro_rules! zero {
+    ($($pair:literal)*) => {
+        concat!($("movi {e", $pair, ":v}.2d, #0\n", "movi {o", $pair, ":v}.2d, #0\n"),*)
+    };
+}
+
+/// The sums of products of `tiles` times four rows' sixteen weights at `w` with sixteen inputs of
+/// sixteen tokens at `x`: pairs of tokens with rows 0 and 2, then with rows 1 and 3.
 ///
 /// LD4 of 64-bit elements puts number 4 i + j of the eight into half i of register j. The rows'
 /// first and second eight bytes alternate, so v0 has the first of rows 0 and 2, v1 the second, and
@@ -117,14 +123,14 @@ unsafe fn sixteen_tokens(
     tiles: usize,
     w: *const i8,
     x: *const i8,
-    even: &mut [int32x4_t; 8],
-    odd: &mut [int32x4_t; 8],
-) {
-    let [e0, e1, e2, e3, e4, e5, e6, e7] = even;
-    let [o0, o1, o2, o3, o4, o5, o6, o7] = odd;
+) -> ([int32x4_t; 8], [int32x4_t; 8]) {
+    let (e0, e1, e2, e3, e4, e5, e6, e7);
+    let (o0, o1, o2, o3, o4, o5, o6, o7);
     // SAFETY: reads what the caller promises, changes registers only.
     unsafe {
         asm!(
+            zero!("0" "1" "2" "3"),
+            zero!("4" "5" "6" "7"),
             "2:",
             "ld4 {{v0.2d-v3.2d}}, [{w}], #64",
             "ld1 {{v4.16b-v7.16b}}, [{x}], #64",
@@ -144,21 +150,22 @@ unsafe fn sixteen_tokens(
             n = inout(reg) tiles => _,
             w = inout(reg) w => _,
             x = inout(reg) x => _,
-            e0 = inout(vreg) *e0, e1 = inout(vreg) *e1, e2 = inout(vreg) *e2,
-            e3 = inout(vreg) *e3, e4 = inout(vreg) *e4, e5 = inout(vreg) *e5,
-            e6 = inout(vreg) *e6, e7 = inout(vreg) *e7,
-            o0 = inout(vreg) *o0, o1 = inout(vreg) *o1, o2 = inout(vreg) *o2,
-            o3 = inout(vreg) *o3, o4 = inout(vreg) *o4, o5 = inout(vreg) *o5,
-            o6 = inout(vreg) *o6, o7 = inout(vreg) *o7,
+            e0 = out(vreg) e0, e1 = out(vreg) e1, e2 = out(vreg) e2,
+            e3 = out(vreg) e3, e4 = out(vreg) e4, e5 = out(vreg) e5,
+            e6 = out(vreg) e6, e7 = out(vreg) e7,
+            o0 = out(vreg) o0, o1 = out(vreg) o1, o2 = out(vreg) o2,
+            o3 = out(vreg) o3, o4 = out(vreg) o4, o5 = out(vreg) o5,
+            o6 = out(vreg) o6, o7 = out(vreg) o7,
             out("v0") _, out("v1") _, out("v2") _, out("v3") _,
             out("v4") _, out("v5") _, out("v6") _, out("v7") _,
             out("v16") _, out("v17") _, out("v18") _, out("v19") _,
             options(pure, readonly, nostack),
         );
     }
+    ([e0, e1, e2, e3, e4, e5, e6, e7], [o0, o1, o2, o3, o4, o5, o6, o7])
 }
 
-/// As [`sixteen_tokens`], for the first eight of them: `even` and `odd` 0 to 3.
+/// As [`sixteen_tokens`], for the first eight tokens.
 ///
 /// # Safety
 /// As there.
@@ -168,14 +175,13 @@ unsafe fn eight_tokens(
     tiles: usize,
     w: *const i8,
     x: *const i8,
-    even: &mut [int32x4_t; 8],
-    odd: &mut [int32x4_t; 8],
-) {
-    let [e0, e1, e2, e3, ..] = even;
-    let [o0, o1, o2, o3, ..] = odd;
+) -> ([int32x4_t; 4], [int32x4_t; 4]) {
+    let (e0, e1, e2, e3);
+    let (o0, o1, o2, o3);
     // SAFETY: reads what the caller promises, changes registers only.
     unsafe {
         asm!(
+            zero!("0" "1" "2" "3"),
             "2:",
             "ld4 {{v0.2d-v3.2d}}, [{w}], #64",
             "ld1 {{v4.16b-v7.16b}}, [{x}], {half}",
@@ -190,14 +196,15 @@ unsafe fn eight_tokens(
             w = inout(reg) w => _,
             x = inout(reg) x => _,
             half = in(reg) 128_u64,
-            e0 = inout(vreg) *e0, e1 = inout(vreg) *e1, e2 = inout(vreg) *e2,
-            e3 = inout(vreg) *e3,
-            o0 = inout(vreg) *o0, o1 = inout(vreg) *o1, o2 = inout(vreg) *o2,
-            o3 = inout(vreg) *o3,
+            e0 = out(vreg) e0, e1 = out(vreg) e1, e2 = out(vreg) e2,
+            e3 = out(vreg) e3,
+            o0 = out(vreg) o0, o1 = out(vreg) o1, o2 = out(vreg) o2,
+            o3 = out(vreg) o3,
             out("v0") _, out("v1") _, out("v2") _, out("v3") _,
             out("v4") _, out("v5") _, out("v6") _, out("v7") _,
             out("v16") _, out("v17") _, out("v18") _, out("v19") _,
             options(pure, readonly, nostack),
         );
     }
+    ([e0, e1, e2, e3], [o0, o1, o2, o3])
 }

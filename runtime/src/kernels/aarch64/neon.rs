@@ -53,15 +53,12 @@ fn dot(weights: &Weights<'_>, panel: &[u8], part: usize, sink: &mut impl Sink<in
     if tiles == 0 {
         return;
     }
-    // Four partial sums for each row and token.
-    let mut sums = [[op!(vdupq_n_s32(0)); 4]; 4];
     // SAFETY: `fits` says that the block has `tiles` times 64 bytes, and the panel `tiles` times
     // four steps of 64 bytes, which are four parts of 64.
-    unsafe {
+    let [a, b, c, d] = unsafe {
         let x = panel.as_ptr().add(part * 64).cast();
-        four_tokens(tiles, weights.block.as_ptr(), x, &mut sums);
-    }
-    let [a, b, c, d] = sums;
+        four_tokens(tiles, weights.block.as_ptr(), x)
+    };
     let sums = [[fold(a)], [fold(b)], [fold(c)], [fold(d)]];
     sink.put(Acc { row: 0, tile: 0, part, sums });
 }
@@ -119,8 +116,18 @@ macro_rules! rows {
     };
 }
 
-/// Adds the products of `tiles` times four rows' sixteen weights at `w` with sixteen inputs of four
-/// tokens at `x`, 256 bytes apart, to partial sums `[row][token]`.
+/// Clears the sums with a token.
+macro_rules! zero {
+    ($($token:literal)*) => {
+        concat!($(
+            "movi {s0", $token, ":v}.2d, #0\n", "movi {s1", $token, ":v}.2d, #0\n",
+            "movi {s2", $token, ":v}.2d, #0\n", "movi {s3", $token, ":v}.2d, #0\n",
+        )*)
+    };
+}
+
+/// The sums of products of `tiles` times four rows' sixteen weights at `w` with sixteen inputs of four
+/// tokens at `x`, 256 bytes apart, `[row][token]`; each is four partial sums.
 ///
 /// Assembly, since the compiler splits LD1 of four registers and spills sums (a fifth more
 /// instructions); all of it has stable intrinsics.
@@ -129,12 +136,13 @@ macro_rules! rows {
 /// `w` must have `tiles` times 64 readable bytes, `x` 256 (the last of them 64); `tiles` must not
 /// be 0.
 #[inline]
-unsafe fn four_tokens(tiles: usize, w: *const i8, x: *const i8, sums: &mut [[int32x4_t; 4]; 4]) {
-    let [[s00, s01, s02, s03], [s10, s11, s12, s13], [s20, s21, s22, s23], [s30, s31, s32, s33]] =
-        sums;
+unsafe fn four_tokens(tiles: usize, w: *const i8, x: *const i8) -> [[int32x4_t; 4]; 4] {
+    let (s00, s01, s02, s03, s10, s11, s12, s13);
+    let (s20, s21, s22, s23, s30, s31, s32, s33);
     // SAFETY: reads what the caller promises, changes registers only.
     unsafe {
         asm!(
+            zero!("0" "1" "2" "3"),
             "2:",
             "ld1 {{v0.16b-v3.16b}}, [{w}], #64",
             "ld1 {{v4.16b-v7.16b}}, [{x}], {next}",
@@ -146,14 +154,14 @@ unsafe fn four_tokens(tiles: usize, w: *const i8, x: *const i8, sums: &mut [[int
             w = inout(reg) w => _,
             x = inout(reg) x => _,
             next = in(reg) 256_u64,
-            s00 = inout(vreg) *s00, s01 = inout(vreg) *s01, s02 = inout(vreg) *s02,
-            s03 = inout(vreg) *s03,
-            s10 = inout(vreg) *s10, s11 = inout(vreg) *s11, s12 = inout(vreg) *s12,
-            s13 = inout(vreg) *s13,
-            s20 = inout(vreg) *s20, s21 = inout(vreg) *s21, s22 = inout(vreg) *s22,
-            s23 = inout(vreg) *s23,
-            s30 = inout(vreg) *s30, s31 = inout(vreg) *s31, s32 = inout(vreg) *s32,
-            s33 = inout(vreg) *s33,
+            s00 = out(vreg) s00, s01 = out(vreg) s01, s02 = out(vreg) s02,
+            s03 = out(vreg) s03,
+            s10 = out(vreg) s10, s11 = out(vreg) s11, s12 = out(vreg) s12,
+            s13 = out(vreg) s13,
+            s20 = out(vreg) s20, s21 = out(vreg) s21, s22 = out(vreg) s22,
+            s23 = out(vreg) s23,
+            s30 = out(vreg) s30, s31 = out(vreg) s31, s32 = out(vreg) s32,
+            s33 = out(vreg) s33,
             out("v0") _, out("v1") _, out("v2") _, out("v3") _,
             out("v4") _, out("v5") _, out("v6") _, out("v7") _,
             out("v16") _, out("v17") _, out("v18") _, out("v19") _,
@@ -161,4 +169,5 @@ unsafe fn four_tokens(tiles: usize, w: *const i8, x: *const i8, sums: &mut [[int
             options(pure, readonly, nostack),
         );
     }
+    [[s00, s01, s02, s03], [s10, s11, s12, s13], [s20, s21, s22, s23], [s30, s31, s32, s33]]
 }

@@ -7,7 +7,7 @@ use crate::kernels::{
 };
 use crate::view::Indices;
 
-use super::float::{activate, activate_column, round_even};
+use super::float::{self, activate_column, round_even};
 use super::simd::FloatWeight;
 use super::{Acc, Dot, Simd, Sink, Steps, Weights, parts};
 
@@ -103,11 +103,39 @@ impl<'a> Inputs<'a> {
     }
 }
 
-/// See [`crate::kernels::Backend::matmul_i8`].
+/// Applies the activation to some outputs of all tiles.
+#[inline(always)]
+pub(super) fn activate<S: Simd>(
+    s: S,
+    outputs: Indices<'_>,
+    activation: Activation,
+    out: &mut Output<'_>,
+) {
+    let (features, tokens) = (out.features.max(1), out.tokens);
+    for (tile, columns) in out.columns.chunks_exact_mut(features).enumerate() {
+        let live = live(tokens, tile);
+        for output in outputs.iter() {
+            let Some(column) = columns.get_mut(output) else { return };
+            activate_column(s, column, live, activation);
+        }
+    }
+}
+
+/// Outputs `first..first + count`.
+#[inline(always)]
+pub(super) fn part_of(outputs: Indices<'_>, first: usize, count: usize) -> Indices<'_> {
+    match outputs {
+        Indices::Range { first: start, .. } => Indices::Range { first: start + first, count },
+        Indices::List(list) => Indices::List(list.get(first..first + count).unwrap_or_default()),
+    }
+}
+
+/// See [`crate::kernels::Backend::matmul_i8`]; rows `start..start + count`, without the activation.
 #[inline(always)]
 pub(super) fn int8<S: Dot>(
     s: S,
     group: &GroupI8<'_>,
+    (start, count): (usize, usize),
     panels: &Panels<'_>,
     scales: &[TileScales],
     out: &mut Output<'_>,
@@ -117,14 +145,8 @@ pub(super) fn int8<S: Dot>(
     let stride = panels.capacity / STEP * S::STEP;
     let most = |tiles: usize| S::SHAPES[usize::from(tiles > 1)];
     let (row_step, _) = most(tiles);
-    for first in (0..group.outputs.len()).step_by(row_step) {
-        let rows = (group.outputs.len() - first).min(row_step);
-        let outputs = match group.outputs {
-            Indices::Range { first: start, .. } => {
-                Indices::Range { first: start + first, count: rows }
-            }
-            Indices::List(list) => Indices::List(list.get(first..first + rows).unwrap_or_default()),
-        };
+    for first in (start..start + count).step_by(row_step) {
+        let rows = (start + count - first).min(row_step);
         let padded = rows.next_multiple_of(TILE_ROWS);
         let at = first / TILE_ROWS * quad_bytes;
         let (Some(block), Some(bias), Some(scale), Some(sum)) = (
@@ -136,6 +158,7 @@ pub(super) fn int8<S: Dot>(
             return;
         };
         let weights = Weights { block, rows: padded, depth: group.depth };
+        let outputs = part_of(group.outputs, first, rows);
         let mut tile = 0;
         while tile < tiles {
             let together = most(tiles).1.min(tiles - tile);
@@ -143,12 +166,10 @@ pub(super) fn int8<S: Dot>(
             let panels = Steps { bytes, stride, tiles: together };
             let Some(scales) = scales.get(tile..tile + together) else { return };
             let columns = out.columns.get_mut(tile * out.features..).unwrap_or_default();
+            let features = out.features;
             let live = live(out.tokens, tile + together - 1);
-            let (outputs, features, activation) = (outputs, out.features, group.activation);
-            let mut finish =
-                Finish { s, outputs, activation, bias, scale, sum, scales, columns, features };
+            let mut finish = Finish { s, outputs, bias, scale, sum, scales, columns, features };
             s.accumulate(&weights, &panels, live, &mut finish);
-            finish.activate(live);
             tile += together;
         }
     }
@@ -159,7 +180,6 @@ struct Finish<'a, S> {
     s: S,
     /// Of the rows that are outputs; those after are padding.
     outputs: Indices<'a>,
-    activation: Option<Activation>,
     bias: &'a [f32],
     scale: &'a [f32],
     sum: &'a [i32],
@@ -169,31 +189,18 @@ struct Finish<'a, S> {
 }
 
 impl<S: Dot> Finish<'_, S> {
-    /// Where row `row` of tile `tile` goes; nowhere if it is padding.
+    /// Where row `row` of tile `tile` goes; beyond all columns if it is padding.
     #[inline(always)]
-    fn column(&mut self, row: usize, tile: usize) -> Option<&mut Column> {
+    fn place(&self, row: usize, tile: usize) -> usize {
         let output = match self.outputs {
             Indices::Range { first, count } if row < count => first + row,
-            Indices::Range { .. } => return None,
-            Indices::List(list) => usize::from(*list.get(row)?),
+            Indices::Range { .. } => return usize::MAX,
+            Indices::List(list) => match list.get(row) {
+                Some(output) => usize::from(*output),
+                None => return usize::MAX,
+            },
         };
-        self.columns.get_mut(tile * self.features + output)
-    }
-
-    /// Applies the activation to the columns, the last of which have `live` tokens.
-    ///
-    /// Apart from the rescaling so that its many constants find registers.
-    #[inline(always)]
-    fn activate(&mut self, live: usize) {
-        let s = self.s;
-        let Some(activation) = self.activation else { return };
-        for tile in 0..self.scales.len() {
-            let live = if tile + 1 == self.scales.len() { live } else { TILE_TOKENS };
-            for row in 0..self.outputs.len() {
-                let Some(column) = self.column(row, tile) else { return };
-                activate_column(s, column, live, activation);
-            }
-        }
+        tile * self.features + output
     }
 }
 
@@ -202,21 +209,24 @@ impl<S: Dot> Sink<S::I> for Finish<'_, S> {
     fn put<const R: usize, const N: usize>(&mut self, acc: Acc<S::I, R, N>) {
         let s = self.s;
         let Acc { row, tile, part, sums } = acc;
-        let Some(scales) = self.scales.get(tile) else { return };
+        let (Some(scales), Some(bias), Some(scale), Some(sum)) = (
+            self.scales.get(tile),
+            self.bias.get(row..).and_then(<[_]>::first_chunk::<R>),
+            self.scale.get(row..).and_then(<[_]>::first_chunk::<R>),
+            self.sum.get(row..).and_then(<[_]>::first_chunk::<R>),
+        ) else {
+            return;
+        };
         let mut zeros = [s.splat_int(0); N];
         let mut steps = [s.splat(0.0); N];
         for (i, (zero, step)) in zeros.iter_mut().zip(&mut steps).enumerate() {
             *zero = s.sub_int(s.load_int(&scales.zero, part + i), s.splat_int(-S::OFFSET));
             *step = s.load(&scales.scale, part + i);
         }
-        for (row, sums) in (row..).zip(sums) {
-            let (Some(bias), Some(scale), Some(sum)) =
-                (self.bias.get(row), self.scale.get(row), self.sum.get(row))
-            else {
-                return;
-            };
-            let (bias, scale, sum) = (s.splat(*bias), s.splat(*scale), s.splat_int(*sum));
-            let Some(column) = self.column(row, tile) else { return };
+        for (r, sums) in sums.into_iter().enumerate() {
+            let (bias, scale, sum) = (s.splat(bias[r]), s.splat(scale[r]), s.splat_int(sum[r]));
+            let place = self.place(row + r, tile);
+            let Some(column) = self.columns.get_mut(place) else { return };
             for (i, ((sums, zero), step)) in sums.into_iter().zip(zeros).zip(steps).enumerate() {
                 let exact = s.to_float(s.sub_int(sums, s.mul_int(zero, sum)));
                 let y = s.add(s.mul(exact, s.mul(step, scale)), bias);
@@ -333,7 +343,7 @@ impl<W: FloatWeight> FloatJob<'_, W> {
         };
         if part < parts::<S>(live) {
             let y = s.add(sum, s.splat(*bias));
-            s.store(column, part, activate(s, y, self.group.activation));
+            s.store(column, part, float::activate(s, y, self.group.activation));
         }
     }
 }
