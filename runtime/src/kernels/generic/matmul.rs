@@ -343,7 +343,11 @@ impl<W: FloatWeight> FloatJob<'_, W> {
         };
         if part < parts::<S>(live) {
             let y = s.add(sum, s.splat(*bias));
-            s.store(column, part, float::activate(s, y, self.group.activation));
+            let y = match self.group.activation {
+                Some(activation) => float::activate(s, [y], activation)[0],
+                None => y,
+            };
+            s.store(column, part, y);
         }
     }
 }
