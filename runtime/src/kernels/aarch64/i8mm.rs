@@ -48,41 +48,14 @@ impl Dot for NeonI8mm {
         if live <= 8 {
             // SAFETY: `fits` says that the block has `tiles` times 64 bytes, and the panel `tiles`
             // times four steps of 64 bytes; the token proves the instructions.
-            let (even, odd) = unsafe { eight_tokens(tiles, w, x) };
-            let ([a, b, c, d], [e, f, g, h]) = (even, odd);
-            let sums = [
-                [low(a, b), low(c, d)],
-                [low(e, f), low(g, h)],
-                [high(a, b), high(c, d)],
-                [high(e, f), high(g, h)],
-            ];
+            let sums = unsafe { eight_tokens(tiles, w, x) };
             sink.put(Acc { row: 0, tile: 0, part: 0, sums });
         } else {
             // SAFETY: likewise.
-            let (even, odd) = unsafe { sixteen_tokens(tiles, w, x) };
-            let (row0, row2) = untangle(even);
-            let (row1, row3) = untangle(odd);
-            sink.put(Acc { row: 0, tile: 0, part: 0, sums: [row0, row1, row2, row3] });
+            let sums = unsafe { sixteen_tokens(tiles, w, x) };
+            sink.put(Acc { row: 0, tile: 0, part: 0, sums });
         }
     }
-}
-
-/// From `[pair of tokens][row][token]` to two rows.
-#[inline(always)]
-fn untangle([a, b, c, d, e, f, g, h]: [int32x4_t; 8]) -> ([int32x4_t; 4], [int32x4_t; 4]) {
-    ([low(a, b), low(c, d), low(e, f), low(g, h)], [high(a, b), high(c, d), high(e, f), high(g, h)])
-}
-
-/// The lower halves.
-#[inline(always)]
-fn low(a: int32x4_t, b: int32x4_t) -> int32x4_t {
-    op!(vreinterpretq_s32_s64(vzip1q_s64(vreinterpretq_s64_s32(a), vreinterpretq_s64_s32(b))))
-}
-
-/// The upper halves.
-#[inline(always)]
-fn high(a: int32x4_t, b: int32x4_t) -> int32x4_t {
-    op!(vreinterpretq_s32_s64(vzip2q_s64(vreinterpretq_s64_s32(a), vreinterpretq_s64_s32(b))))
 }
 
 /// Four SMMLA: pairs of tokens `$a` and `$b`, in registers `$x` and `$y`, times the even rows in
@@ -104,12 +77,70 @@ macro_rules! zero {
     };
 }
 
+/// From `[pair of tokens][row][token]`, pairs `$a` and `$b`, to rows: the first two in `$row0` and
+/// `$row1`, the others in the place of pair `$b`.
+macro_rules! untangle {
+    ($a:literal $b:literal $row0:literal $row1:literal) => {
+        concat!(
+            "zip1 ",
+            $row0,
+            ".2d, {e",
+            $a,
+            ":v}.2d, {e",
+            $b,
+            ":v}.2d\n",
+            "zip1 ",
+            $row1,
+            ".2d, {o",
+            $a,
+            ":v}.2d, {o",
+            $b,
+            ":v}.2d\n",
+            "zip2 {e",
+            $b,
+            ":v}.2d, {e",
+            $a,
+            ":v}.2d, {e",
+            $b,
+            ":v}.2d\n",
+            "zip2 {o",
+            $b,
+            ":v}.2d, {o",
+            $a,
+            ":v}.2d, {o",
+            $b,
+            ":v}.2d\n",
+        )
+    };
+}
+
+/// Sixteen inputs of sixteen tokens.
+macro_rules! tile {
+    () => {
+        concat!(
+            "ld4 {{v0.2d-v3.2d}}, [{w}], #64\n",
+            "ld1 {{v4.16b-v7.16b}}, [{x}], #64\n",
+            "ld1 {{v16.16b-v19.16b}}, [{x}], #64\n",
+            pairs!("0" "v4", "1" "v5", "v0" "v2"),
+            pairs!("2" "v6", "3" "v7", "v0" "v2"),
+            "ld1 {{v4.16b-v7.16b}}, [{x}], #64\n",
+            pairs!("4" "v16", "5" "v17", "v0" "v2"),
+            pairs!("6" "v18", "7" "v19", "v0" "v2"),
+            "ld1 {{v16.16b-v19.16b}}, [{x}], #64\n",
+            pairs!("0" "v4", "1" "v5", "v1" "v3"),
+            pairs!("2" "v6", "3" "v7", "v1" "v3"),
+            pairs!("4" "v16", "5" "v17", "v1" "v3"),
+            pairs!("6" "v18", "7" "v19", "v1" "v3"),
+        )
+    };
+}
+
 /// The sums of products of `tiles` times four rows' sixteen weights at `w` with sixteen inputs of
-/// sixteen tokens at `x`: pairs of tokens with rows 0 and 2, then with rows 1 and 3.
+/// sixteen tokens at `x`, `[row][part]`.
 ///
 /// LD4 of 64-bit elements puts number 4 i + j of the eight into half i of register j. The rows'
 /// first and second eight bytes alternate, so v0 has the first of rows 0 and 2, v1 the second, and
-/// v2 and v3 those of rows 1 and 3.
+/// v2 and v3 those of rows 1 and 3. Sums `e` are of rows 0 and 2, sums `o` of rows 1 and 3.
 ///
 /// Assembly, since `vmmlaq_s32` (SMMLA) is not stable: it can go when
 /// <https://github.com/rust-lang/rust/issues/117223> is closed and the compiler no longer splits
@@ -119,50 +150,44 @@ macro_rules! zero {
 /// `w` must have `tiles` times 64 readable bytes, `x` 256; `tiles` must not be 0.
 #[target_feature(enable = "neon,i8mm")]
 #[inline]
-unsafe fn sixteen_tokens(
-    tiles: usize,
-    w: *const i8,
-    x: *const i8,
-) -> ([int32x4_t; 8], [int32x4_t; 8]) {
-    let (e0, e1, e2, e3, e4, e5, e6, e7);
-    let (o0, o1, o2, o3, o4, o5, o6, o7);
+unsafe fn sixteen_tokens(tiles: usize, w: *const i8, x: *const i8) -> [[int32x4_t; 4]; 4] {
+    let (row00, row01, row02, row03, row10, row11, row12, row13);
+    let (e1, e3, e5, e7, o1, o3, o5, o7);
     // SAFETY: reads what the caller promises, changes registers only.
     unsafe {
         asm!(
             zero!("0" "1" "2" "3"),
             zero!("4" "5" "6" "7"),
+            // Two tiles a turn, after a single one if their number is odd.
+            "lsr {pairs}, {n}, #1",
+            "tbz {n}, #0, 2f",
+            tile!(),
+            "cbz {pairs}, 3f",
             "2:",
-            "ld4 {{v0.2d-v3.2d}}, [{w}], #64",
-            "ld1 {{v4.16b-v7.16b}}, [{x}], #64",
-            "ld1 {{v16.16b-v19.16b}}, [{x}], #64",
-            pairs!("0" "v4", "1" "v5", "v0" "v2"),
-            pairs!("2" "v6", "3" "v7", "v0" "v2"),
-            "ld1 {{v4.16b-v7.16b}}, [{x}], #64",
-            pairs!("4" "v16", "5" "v17", "v0" "v2"),
-            pairs!("6" "v18", "7" "v19", "v0" "v2"),
-            "ld1 {{v16.16b-v19.16b}}, [{x}], #64",
-            pairs!("0" "v4", "1" "v5", "v1" "v3"),
-            pairs!("2" "v6", "3" "v7", "v1" "v3"),
-            pairs!("4" "v16", "5" "v17", "v1" "v3"),
-            pairs!("6" "v18", "7" "v19", "v1" "v3"),
-            "subs {n}, {n}, #1",
+            tile!(),
+            tile!(),
+            "subs {pairs}, {pairs}, #1",
             "b.ne 2b",
-            n = inout(reg) tiles => _,
+            "3:",
+            untangle!("0" "1" "v0" "v4"),
+            untangle!("2" "3" "v1" "v5"),
+            untangle!("4" "5" "v2" "v6"),
+            untangle!("6" "7" "v3" "v7"),
+            n = in(reg) tiles,
+            pairs = out(reg) _,
             w = inout(reg) w => _,
             x = inout(reg) x => _,
-            e0 = out(vreg) e0, e1 = out(vreg) e1, e2 = out(vreg) e2,
-            e3 = out(vreg) e3, e4 = out(vreg) e4, e5 = out(vreg) e5,
-            e6 = out(vreg) e6, e7 = out(vreg) e7,
-            o0 = out(vreg) o0, o1 = out(vreg) o1, o2 = out(vreg) o2,
-            o3 = out(vreg) o3, o4 = out(vreg) o4, o5 = out(vreg) o5,
-            o6 = out(vreg) o6, o7 = out(vreg) o7,
-            out("v0") _, out("v1") _, out("v2") _, out("v3") _,
-            out("v4") _, out("v5") _, out("v6") _, out("v7") _,
+            e0 = out(vreg) _, e1 = out(vreg) e1, e2 = out(vreg) _, e3 = out(vreg) e3,
+            e4 = out(vreg) _, e5 = out(vreg) e5, e6 = out(vreg) _, e7 = out(vreg) e7,
+            o0 = out(vreg) _, o1 = out(vreg) o1, o2 = out(vreg) _, o3 = out(vreg) o3,
+            o4 = out(vreg) _, o5 = out(vreg) o5, o6 = out(vreg) _, o7 = out(vreg) o7,
+            out("v0") row00, out("v1") row01, out("v2") row02, out("v3") row03,
+            out("v4") row10, out("v5") row11, out("v6") row12, out("v7") row13,
             out("v16") _, out("v17") _, out("v18") _, out("v19") _,
             options(pure, readonly, nostack),
         );
     }
-    ([e0, e1, e2, e3, e4, e5, e6, e7], [o0, o1, o2, o3, o4, o5, o6, o7])
+    [[row00, row01, row02, row03], [row10, row11, row12, row13], [e1, e3, e5, e7], [o1, o3, o5, o7]]
 }
 
 /// As [`sixteen_tokens`], for the first eight tokens.
@@ -171,13 +196,8 @@ unsafe fn sixteen_tokens(
 /// As there.
 #[target_feature(enable = "neon,i8mm")]
 #[inline]
-unsafe fn eight_tokens(
-    tiles: usize,
-    w: *const i8,
-    x: *const i8,
-) -> ([int32x4_t; 4], [int32x4_t; 4]) {
-    let (e0, e1, e2, e3);
-    let (o0, o1, o2, o3);
+unsafe fn eight_tokens(tiles: usize, w: *const i8, x: *const i8) -> [[int32x4_t; 2]; 4] {
+    let (row00, row01, row10, row11, e1, e3, o1, o3);
     // SAFETY: reads what the caller promises, changes registers only.
     unsafe {
         asm!(
@@ -192,19 +212,19 @@ unsafe fn eight_tokens(
             pairs!("2" "v18", "3" "v19", "v1" "v3"),
             "subs {n}, {n}, #1",
             "b.ne 2b",
+            untangle!("0" "1" "v0" "v2"),
+            untangle!("2" "3" "v1" "v3"),
             n = inout(reg) tiles => _,
             w = inout(reg) w => _,
             x = inout(reg) x => _,
             half = in(reg) 128_u64,
-            e0 = out(vreg) e0, e1 = out(vreg) e1, e2 = out(vreg) e2,
-            e3 = out(vreg) e3,
-            o0 = out(vreg) o0, o1 = out(vreg) o1, o2 = out(vreg) o2,
-            o3 = out(vreg) o3,
-            out("v0") _, out("v1") _, out("v2") _, out("v3") _,
+            e0 = out(vreg) _, e1 = out(vreg) e1, e2 = out(vreg) _, e3 = out(vreg) e3,
+            o0 = out(vreg) _, o1 = out(vreg) o1, o2 = out(vreg) _, o3 = out(vreg) o3,
+            out("v0") row00, out("v1") row01, out("v2") row10, out("v3") row11,
             out("v4") _, out("v5") _, out("v6") _, out("v7") _,
             out("v16") _, out("v17") _, out("v18") _, out("v19") _,
             options(pure, readonly, nostack),
         );
     }
-    ([e0, e1, e2, e3], [o0, o1, o2, o3])
+    [[row00, row01], [row10, row11], [e1, e3], [o1, o3]]
 }

@@ -56,7 +56,19 @@ pub(super) fn norm<S: Simd>(s: S, x: &mut [Column], add: &[Column], norm: &Norm<
         let variance = s.div(sum(s, x, part, SquaredFrom(mean)), count);
         let deviation = s.sqrt(s.add(variance, s.splat(norm.epsilon)));
         let inverse = s.div(s.splat(1.0), deviation);
-        for ((x, g), b) in x.iter_mut().zip(norm.gamma).zip(norm.beta) {
+        let (runs, rest) = x.as_chunks_mut::<4>();
+        let (gammas, gamma_rest) = norm.gamma.as_chunks::<4>();
+        let (betas, beta_rest) = norm.beta.as_chunks::<4>();
+        for ((x, g), b) in runs.iter_mut().zip(gammas).zip(betas) {
+            let mut v = [mean; 4];
+            for (v, x) in v.iter_mut().zip(x.iter()) {
+                *v = s.mul(s.sub(s.load(x, part), mean), inverse);
+            }
+            for ((x, v), b) in x.iter_mut().zip(s.mul_each(v, g)).zip(b) {
+                s.store(x, part, s.add(v, s.splat(*b)));
+            }
+        }
+        for ((x, g), b) in rest.iter_mut().zip(gamma_rest).zip(beta_rest) {
             let v = s.mul(s.sub(s.load(x, part), mean), inverse);
             s.store(x, part, s.add(s.mul(v, s.splat(*g)), s.splat(*b)));
         }
@@ -178,7 +190,11 @@ pub(super) fn activate_column<S: Simd>(
     let count = parts::<S>(live);
     match (S::LANES, count) {
         (8, 2) => activate_parts::<S, 2>(s, column, 0, activation),
-        (4, 4) => activate_parts::<S, 4>(s, column, 0, activation),
+        // More than two vectors and the constants do not fit 32 registers.
+        (4, 4) => {
+            activate_parts::<S, 2>(s, column, 0, activation);
+            activate_parts::<S, 2>(s, column, 2, activation);
+        }
         _ => (0..count).for_each(|part| activate_parts::<S, 1>(s, column, part, activation)),
     }
 }

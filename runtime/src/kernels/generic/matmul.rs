@@ -111,6 +111,21 @@ pub(super) fn activate<S: Simd>(
     activation: Activation,
     out: &mut Output<'_>,
 ) {
+    // Each by itself, so that only its own constants ask for registers.
+    match activation {
+        Activation::Gelu => activate_rows(s, outputs, Activation::Gelu, out),
+        Activation::GeluTanh => activate_rows(s, outputs, Activation::GeluTanh, out),
+        Activation::Relu => activate_rows(s, outputs, Activation::Relu, out),
+    }
+}
+
+#[inline(always)]
+fn activate_rows<S: Simd>(
+    s: S,
+    outputs: Indices<'_>,
+    activation: Activation,
+    out: &mut Output<'_>,
+) {
     let (features, tokens) = (out.features.max(1), out.tokens);
     for (tile, columns) in out.columns.chunks_exact_mut(features).enumerate() {
         let live = live(tokens, tile);
