@@ -10,6 +10,8 @@
 //! inputs and scattering outputs is a choice of columns and costs nothing, and every reduction
 //! over features adds whole vectors.
 
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+pub mod aarch64;
 pub mod generic;
 mod registry;
 pub mod scalar;

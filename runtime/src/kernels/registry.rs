@@ -33,6 +33,20 @@ pub fn entries() -> &'static [Entry] {
                 needs: "AVX-512 F, BW, DQ, VL and VNNI",
                 detect: super::x86::avx512_vnni,
             },
+            #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+            Entry { name: "neon", needs: "NEON", detect: super::aarch64::neon },
+            #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+            Entry {
+                name: "neon-dot",
+                needs: "NEON and SDOT (FEAT_DotProd)",
+                detect: super::aarch64::neon_dot,
+            },
+            #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+            Entry {
+                name: "neon-i8mm",
+                needs: "NEON and SMMLA (FEAT_I8MM)",
+                detect: super::aarch64::neon_i8mm,
+            },
         ]
     }
 }

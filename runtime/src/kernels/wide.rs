@@ -7,7 +7,7 @@ use wide::{f32x8, i16x16, i32x8};
 use crate::math;
 
 use super::Column;
-use super::generic::{Acc, Dot, Isa, Operation, Simd, Sink, Steps, Vectorized, Weights};
+use super::generic::{Acc, Dot, Inputs, Isa, Operation, Simd, Sink, Steps, Vectorized, Weights};
 
 /// The backend.
 pub static WIDE: Vectorized<Wide> = Vectorized::new("wide", Wide);
@@ -122,11 +122,25 @@ impl Dot for Wide {
     const SHAPES: [(usize, usize); 2] = [(4, 1); 2];
 
     #[inline(always)]
-    fn pack(self, [a, b, c, d]: [i32x8; 4], part: usize, step: &mut [u8]) {
+    fn pack(self, inputs: &Inputs<'_>, part: usize, tile: &mut [u8]) {
         let low = i32x8::splat(0xffff);
-        let pairs: Pairs = [must_cast((a & low) | (c << 16)), must_cast((b & low) | (d << 16))];
-        let bytes: [u8; size_of::<Pairs>()] = must_cast(pairs);
-        if let Some(place) = step.as_chunks_mut().0.get_mut(part) {
+        let places = tile.as_chunks_mut().0.iter_mut().skip(part).step_by(2);
+        for (step, place) in places.take(inputs.steps).enumerate() {
+            let [a, b, c, d] = inputs.quantized(self, step, part);
+            let pairs: Pairs = [must_cast((a & low) | (c << 16)), must_cast((b & low) | (d << 16))];
+            let bytes: [u8; size_of::<Pairs>()] = must_cast(pairs);
+            *place = bytes;
+        }
+    }
+
+    #[inline(always)]
+    fn pack_words(self, words: [i32x8; 4], part: usize, tile: &mut [u8]) {
+        let places = tile.as_chunks_mut().0.iter_mut().skip(part).step_by(2);
+        for (word, place) in words.into_iter().zip(places) {
+            // Sign-extends bytes 0 and 2, and 1 and 3.
+            let word: i16x16 = must_cast(word);
+            let pairs: Pairs = [(word << 8) >> 8, word >> 8];
+            let bytes: [u8; size_of::<Pairs>()] = must_cast(pairs);
             *place = bytes;
         }
     }
@@ -159,7 +173,8 @@ impl Dot for Wide {
                     *sum = *sum + even.dot(pair(a, c)) + odd.dot(pair(b, d));
                 }
             }
-            sink.put(Acc { quad: 0, tile: 0, part, sums });
+            let [a, b, c, d] = sums;
+            sink.put(Acc { row: 0, tile: 0, part, sums: [[a], [b], [c], [d]] });
         }
     }
 }

@@ -18,11 +18,32 @@ pub(super) fn attend<S: Simd>(
     context: &mut [Column],
 ) {
     let Some(scores) = scores.get_mut(..job.count) else { return };
-    for part in job.lanes.0 / S::LANES..parts::<S>(job.lanes.1) {
-        score(s, job, scores, part);
-        softmax(s, scores, part, job.factor);
-        mix(s, job, scores, context, part);
+    let (mut part, end) = (job.lanes.0 / S::LANES, parts::<S>(job.lanes.1));
+    while part < end {
+        // Two vectors of queries where the registers suffice: a key is loaded once for both.
+        part += if S::LANES == 4 && end - part > 1 {
+            queries::<S, 2>(s, job, scores, context, part)
+        } else {
+            queries::<S, 1>(s, job, scores, context, part)
+        };
     }
+}
+
+/// The queries of vectors `part..part + Q`; gives `Q`.
+#[inline(always)]
+fn queries<S: Simd, const Q: usize>(
+    s: S,
+    job: &Attend<'_>,
+    scores: &mut [Column],
+    context: &mut [Column],
+    part: usize,
+) -> usize {
+    score::<S, Q>(s, job, scores, part);
+    for part in part..part + Q {
+        softmax(s, scores, part, job.factor);
+    }
+    mix::<S, Q>(s, job, scores, context, part);
+    Q
 }
 
 /// The columns of the tile that holds `token`, from feature `first`.
@@ -34,7 +55,7 @@ fn tile<'a>(job: &Attend<'a>, token: usize, first: usize, count: usize) -> &'a [
 
 /// `scores[j] = Σ q[d] × k[d][j]`, d ascending.
 #[inline(always)]
-fn score<S: Simd>(s: S, job: &Attend<'_>, scores: &mut [Column], part: usize) {
+fn score<S: Simd, const Q: usize>(s: S, job: &Attend<'_>, scores: &mut [Column], part: usize) {
     let mut token = job.first;
     let mut rest = scores;
     while !rest.is_empty() {
@@ -42,18 +63,26 @@ fn score<S: Simd>(s: S, job: &Attend<'_>, scores: &mut [Column], part: usize) {
         let keys = tile(job, token, job.key, job.query.len());
         // As many keys as lie before the next boundary of a tile's half.
         let count = (TOGETHER - lane % TOGETHER).min(rest.len());
-        let mut sums = [s.splat(0.0); TOGETHER];
+        let mut sums = [[[s.splat(0.0); 4]; TOGETHER / 4]; Q];
         let half = lane / TOGETHER % 2;
         for (q, k) in job.query.iter().zip(keys) {
-            let q = s.load(q, part);
-            let k = &k.as_chunks::<TOGETHER>().0[half];
-            for (sum, k) in sums.iter_mut().zip(k) {
-                *sum = s.add(*sum, s.mul(q, s.splat(*k)));
+            let k = k.as_chunks::<TOGETHER>().0[half].as_chunks::<4>().0;
+            for (i, sums) in sums.iter_mut().enumerate() {
+                let q = s.load(q, part + i);
+                for (sums, k) in sums.iter_mut().zip(k) {
+                    for (sum, product) in sums.iter_mut().zip(s.mul_each([q; 4], k)) {
+                        *sum = s.add(*sum, product);
+                    }
+                }
             }
         }
         let (now, later) = core::mem::take(&mut rest).split_at_mut(count);
-        for (score, sum) in now.iter_mut().zip(settle(&sums).iter().skip(lane % TOGETHER)) {
-            s.store(score, part, *sum);
+        for (i, sums) in sums.iter().enumerate() {
+            let sums = settle(sums);
+            for (score, sum) in now.iter_mut().zip(sums.as_flattened().iter().skip(lane % TOGETHER))
+            {
+                s.store(score, part + i, *sum);
+            }
         }
         rest = later;
         token += count;
@@ -70,9 +99,12 @@ fn softmax<S: Simd>(s: S, scores: &mut [Column], part: usize, factor: f32) {
         highest = s.max(v, highest);
         s.store(x, part, v);
     }
-    for x in scores.iter_mut() {
-        let v = exp(s, s.sub(s.load(x, part), highest));
-        s.store(x, part, v);
+    let (runs, rest) = scores.as_chunks_mut::<4>();
+    for run in runs {
+        exp_of::<S, 4>(s, run, part, highest);
+    }
+    for x in rest {
+        exp_of::<S, 1>(s, core::array::from_mut(x), part, highest);
     }
     let inverse = s.div(s.splat(1.0), sum(s, scores, part, Identity));
     for x in scores.iter_mut() {
@@ -80,9 +112,27 @@ fn softmax<S: Simd>(s: S, scores: &mut [Column], part: usize, factor: f32) {
     }
 }
 
+/// exp(x − highest) of some columns.
+#[inline(always)]
+fn exp_of<S: Simd, const N: usize>(s: S, run: &mut [Column; N], part: usize, highest: S::F) {
+    let mut x = [highest; N];
+    for (x, column) in x.iter_mut().zip(run.iter()) {
+        *x = s.sub(s.load(column, part), highest);
+    }
+    for (column, y) in run.iter_mut().zip(exp(s, x)) {
+        s.store(column, part, y);
+    }
+}
+
 /// `context[d] = Σ scores[j] × v[d][j]`, j ascending.
 #[inline(always)]
-fn mix<S: Simd>(s: S, job: &Attend<'_>, scores: &[Column], context: &mut [Column], part: usize) {
+fn mix<S: Simd, const Q: usize>(
+    s: S,
+    job: &Attend<'_>,
+    scores: &[Column],
+    context: &mut [Column],
+    part: usize,
+) {
     let size = context.len();
     for (chunk, out) in context.chunks_mut(TOGETHER).enumerate() {
         let first = job.value + chunk * TOGETHER;
@@ -91,7 +141,7 @@ fn mix<S: Simd>(s: S, job: &Attend<'_>, scores: &[Column], context: &mut [Column
         let start =
             if count == TOGETHER || size < TOGETHER { first } else { first - TOGETHER + count };
         let skip = first - start;
-        let mut sums = [s.splat(0.0); TOGETHER];
+        let mut sums = [[s.splat(0.0); TOGETHER]; Q];
         let mut token = job.first;
         let mut rest = scores;
         while !rest.is_empty() {
@@ -99,28 +149,62 @@ fn mix<S: Simd>(s: S, job: &Attend<'_>, scores: &[Column], context: &mut [Column
             let (now, later) = rest.split_at((TILE_TOKENS - lane).min(rest.len()));
             let values = tile(job, token, start, TOGETHER.min(size));
             match values.first_chunk::<TOGETHER>() {
-                Some(values) => {
-                    for (i, p) in now.iter().enumerate() {
-                        let p = s.load(p, part);
-                        for (sum, v) in sums.iter_mut().zip(values) {
-                            *sum = s.add(*sum, s.mul(p, s.splat(v[(lane + i) % TILE_TOKENS])));
-                        }
-                    }
-                }
-                None => {
-                    for (i, p) in now.iter().enumerate() {
-                        let p = s.load(p, part);
-                        for (sum, v) in sums.iter_mut().zip(values) {
-                            *sum = s.add(*sum, s.mul(p, s.splat(v[(lane + i) % TILE_TOKENS])));
-                        }
-                    }
-                }
+                Some(values) => mix_tile(s, &mut sums, now, lane, part, values),
+                None => mix_tile(s, &mut sums, now, lane, part, values),
             }
             rest = later;
             token += now.len();
         }
-        for (c, sum) in out.iter_mut().zip(settle(&sums).iter().skip(skip)) {
-            s.store(c, part, *sum);
+        for (i, sums) in sums.iter().enumerate() {
+            for (c, sum) in out.iter_mut().zip(settle(sums).iter().skip(skip)) {
+                s.store(c, part + i, *sum);
+            }
+        }
+    }
+}
+
+/// Adds the products of one tile's values with the scores of its tokens from `lane`, in their
+/// order.
+#[inline(always)]
+fn mix_tile<S: Simd, const Q: usize>(
+    s: S,
+    sums: &mut [[S::F; TOGETHER]; Q],
+    mut scores: &[Column],
+    mut lane: usize,
+    part: usize,
+    values: &[Column],
+) {
+    // Four tokens at a time where their values start at a multiple of four.
+    while let Some((column, later)) = scores.split_first() {
+        match scores.split_first_chunk::<4>() {
+            Some((four, later)) if lane % 4 == 0 => {
+                for (i, sums) in sums.iter_mut().enumerate() {
+                    let p = [
+                        s.load(&four[0], part + i),
+                        s.load(&four[1], part + i),
+                        s.load(&four[2], part + i),
+                        s.load(&four[3], part + i),
+                    ];
+                    for (sum, v) in sums.iter_mut().zip(values) {
+                        let v = &v.as_chunks::<4>().0[lane / 4 % 4];
+                        for product in s.mul_each(p, v) {
+                            *sum = s.add(*sum, product);
+                        }
+                    }
+                }
+                scores = later;
+                lane += 4;
+            }
+            _ => {
+                for (i, sums) in sums.iter_mut().enumerate() {
+                    let p = s.load(column, part + i);
+                    for (sum, v) in sums.iter_mut().zip(values) {
+                        *sum = s.add(*sum, s.mul(p, s.splat(v[lane % TILE_TOKENS])));
+                    }
+                }
+                scores = later;
+                lane += 1;
+            }
         }
     }
 }

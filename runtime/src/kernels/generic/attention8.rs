@@ -166,19 +166,35 @@ pub(super) fn softmax<S: Dot>(s: S, scores: &Scores<'_>, panel: &mut [u8]) -> Ti
         let [a, b, c, d] = highest;
         let highest = s.max(s.max(a, b), s.max(c, d));
         let mut total = s.splat(0.0);
-        let steps = scores.columns.as_chunks::<4>().0.iter().zip(panel.chunks_exact_mut(S::STEP));
-        for (i, (four, step)) in steps.enumerate() {
-            let mut q = [s.splat_int(ZERO); 4];
-            let whole = i * 4 >= inside.start && i * 4 + 4 <= inside.end;
-            for j in 0..4 {
-                if whole || inside.contains(&(i * 4 + j)) {
-                    let x = s.sub(s.mul(s.load(&four[j], part), factor), highest);
-                    let e = exp2_byte(s, x);
-                    total = s.add(total, e);
-                    q[j] = s.add_int(s.to_int(e), s.splat_int(ZERO));
+        let tiles = scores.columns.as_chunks::<TILE_DEPTH>().0.iter();
+        let panels = panel.chunks_exact_mut(TILE_DEPTH / 4 * S::STEP);
+        for (i, (columns, panel)) in tiles.zip(panels).enumerate() {
+            let mut words = [s.splat_int(0); 4];
+            for (step, (word, four)) in words.iter_mut().zip(columns.as_chunks::<4>().0).enumerate()
+            {
+                let position = i * TILE_DEPTH + step * 4;
+                let mut e = [s.splat(0.0); 4];
+                if position >= inside.start && position + 4 <= inside.end {
+                    for (e, column) in e.iter_mut().zip(four) {
+                        *e = s.sub(s.mul(s.load(column, part), factor), highest);
+                    }
+                    e = exp2_byte(s, e);
+                } else {
+                    for (j, (e, column)) in e.iter_mut().zip(four).enumerate() {
+                        if inside.contains(&(position + j)) {
+                            let x = s.sub(s.mul(s.load(column, part), factor), highest);
+                            [*e] = exp2_byte(s, [x]);
+                        }
+                    }
                 }
+                let mut q = [s.splat_int(0); 4];
+                for (q, e) in q.iter_mut().zip(e) {
+                    total = s.add(total, e);
+                    *q = s.add_int(s.to_int(e), s.splat_int(ZERO));
+                }
+                *word = s.interleave(q);
             }
-            s.pack(q, part, step);
+            s.pack_words(words, part, panel);
         }
         s.store(&mut scales.scale, part, s.div(s.splat(1.0), total));
     }
@@ -187,9 +203,16 @@ pub(super) fn softmax<S: Dot>(s: S, scores: &Scores<'_>, panel: &mut [u8]) -> Ti
 
 /// [`crate::math::exp2_byte`].
 #[inline(always)]
-fn exp2_byte<S: Simd>(s: S, x: S::F) -> S::F {
-    let x = s.max(x, s.splat(LOWEST));
-    let n = round_even(s, x);
-    let p = horner(s, s.sub(x, n), &POLY);
-    round_even(s, s.mul(p, s.exp2(n)))
+fn exp2_byte<S: Simd, const N: usize>(s: S, mut x: [S::F; N]) -> [S::F; N] {
+    let mut n = x;
+    for (x, n) in x.iter_mut().zip(&mut n) {
+        let clamped = s.max(*x, s.splat(LOWEST));
+        *n = round_even(s, clamped);
+        *x = s.sub(clamped, *n);
+    }
+    let mut p = horner(s, x, &POLY);
+    for (p, n) in p.iter_mut().zip(n) {
+        *p = round_even(s, s.mul(*p, s.exp2(n)));
+    }
+    p
 }

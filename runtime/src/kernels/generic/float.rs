@@ -12,15 +12,20 @@ pub(super) fn scales<S: Simd>(s: S, x: &[Column], equalize: &[f32], live: usize)
     // Lanes without a token have a usable range too.
     let mut lowest = [0.0; TILE_TOKENS];
     let mut highest = [1.0; TILE_TOKENS];
+    let (runs, x_rest) = x.as_chunks::<4>();
+    let (factors, e_rest) = equalize.as_chunks::<4>();
     for part in 0..parts::<S>(live) {
-        // Two of each, since a minimum waits for the one before; order does not matter here.
-        let mut low = [s.splat(0.0); 2];
+        // Several of each, since a minimum waits for the one before; order does not matter here.
+        let mut low = [s.splat(0.0); 4];
         let mut high = low;
-        let (pairs, x_rest) = x.as_chunks::<2>();
-        let (factors, e_rest) = equalize.as_chunks::<2>();
-        for (x, e) in pairs.iter().zip(factors) {
-            for i in 0..2 {
-                let v = s.mul(s.load(&x[i], part), s.splat(e[i]));
+        for (x, e) in runs.iter().zip(factors) {
+            let x = [
+                s.load(&x[0], part),
+                s.load(&x[1], part),
+                s.load(&x[2], part),
+                s.load(&x[3], part),
+            ];
+            for (i, v) in s.mul_each(x, e).into_iter().enumerate() {
                 low[i] = s.min(v, low[i]);
                 high[i] = s.max(v, high[i]);
             }
@@ -30,8 +35,8 @@ pub(super) fn scales<S: Simd>(s: S, x: &[Column], equalize: &[f32], live: usize)
             low[0] = s.min(v, low[0]);
             high[0] = s.max(v, high[0]);
         }
-        s.store(&mut lowest, part, s.min(low[0], low[1]));
-        s.store(&mut highest, part, s.max(high[0], high[1]));
+        s.store(&mut lowest, part, s.min(s.min(low[0], low[1]), s.min(low[2], low[3])));
+        s.store(&mut highest, part, s.max(s.max(high[0], high[1]), s.max(high[2], high[3])));
     }
     let ranges = lowest.iter().zip(&highest);
     if ranges.clone().map(|(low, high)| usable_range(high - low)).fold(true, |a, b| a & b) {
@@ -55,6 +60,8 @@ pub(super) fn scales<S: Simd>(s: S, x: &[Column], equalize: &[f32], live: usize)
 #[inline(always)]
 pub(super) fn norm<S: Simd>(s: S, x: &mut [Column], add: &[Column], norm: &Norm<'_>, live: usize) {
     let count = s.splat(x.len() as f32);
+    let gamma = norm.gamma.get(..x.len()).unwrap_or(norm.gamma);
+    let beta = norm.beta.get(..x.len()).unwrap_or(norm.beta);
     for part in 0..parts::<S>(live) {
         for (x, a) in x.iter_mut().zip(add) {
             let v = s.add(s.load(x, part), s.load(a, part));
@@ -64,7 +71,19 @@ pub(super) fn norm<S: Simd>(s: S, x: &mut [Column], add: &[Column], norm: &Norm<
         let variance = s.div(sum(s, x, part, SquaredFrom(mean)), count);
         let deviation = s.sqrt(s.add(variance, s.splat(norm.epsilon)));
         let inverse = s.div(s.splat(1.0), deviation);
-        for ((x, g), b) in x.iter_mut().zip(norm.gamma).zip(norm.beta) {
+        let (runs, rest) = x.as_chunks_mut::<4>();
+        let (gammas, gamma_rest) = gamma.as_chunks::<4>();
+        let (betas, beta_rest) = beta.as_chunks::<4>();
+        for ((x, g), b) in runs.iter_mut().zip(gammas).zip(betas) {
+            let mut v = [mean; 4];
+            for (v, x) in v.iter_mut().zip(x.iter()) {
+                *v = s.mul(s.sub(s.load(x, part), mean), inverse);
+            }
+            for ((x, v), b) in x.iter_mut().zip(s.mul_each(v, g)).zip(b) {
+                s.store(x, part, s.add(v, s.splat(*b)));
+            }
+        }
+        for ((x, g), b) in rest.iter_mut().zip(gamma_rest).zip(beta_rest) {
             let v = s.mul(s.sub(s.load(x, part), mean), inverse);
             s.store(x, part, s.add(s.mul(v, s.splat(*g)), s.splat(*b)));
         }
@@ -119,17 +138,23 @@ pub(super) fn sum<S: Simd>(s: S, x: &[Column], part: usize, f: impl Map<S>) -> S
     total[0]
 }
 
-/// [`math::exp`].
+/// [`math::exp`] of some vectors: together, so that they share the constants.
 #[inline(always)]
-pub(super) fn exp<S: Simd>(s: S, x: S::F) -> S::F {
+pub(super) fn exp<S: Simd, const N: usize>(s: S, mut x: [S::F; N]) -> [S::F; N] {
     use exp_constants::*;
-    let x = s.max(x, s.splat(LOWEST));
-    let x = s.min(x, s.splat(HIGHEST));
-    let n = round_even(s, s.mul(x, s.splat(LOG2E)));
-    let r = s.sub(s.sub(x, s.mul(n, s.splat(LN2_HIGH))), s.mul(n, s.splat(LN2_LOW)));
-    let p = horner(s, r, &POLY);
-    let y = s.add(s.add(s.mul(p, s.mul(r, r)), r), s.splat(1.0));
-    s.mul(y, s.exp2(n))
+    let mut n = x;
+    for (x, n) in x.iter_mut().zip(&mut n) {
+        let clamped = s.min(s.max(*x, s.splat(LOWEST)), s.splat(HIGHEST));
+        *n = round_even(s, s.mul(clamped, s.splat(LOG2E)));
+        let high = s.sub(clamped, s.mul(*n, s.splat(LN2_HIGH)));
+        *x = s.sub(high, s.mul(*n, s.splat(LN2_LOW)));
+    }
+    let mut p = horner(s, x, &POLY);
+    for ((p, r), n) in p.iter_mut().zip(x).zip(n) {
+        let y = s.add(s.add(s.mul(*p, s.mul(r, r)), r), s.splat(1.0));
+        *p = s.mul(y, s.exp2(n));
+    }
+    p
 }
 
 /// [`math::round_even`].
@@ -138,74 +163,136 @@ pub(super) fn round_even<S: Simd>(s: S, x: S::F) -> S::F {
     s.sub(s.add(x, s.splat(math::ROUND)), s.splat(math::ROUND))
 }
 
-/// A polynomial, highest power first.
+/// A polynomial of some vectors, highest power first.
 #[inline(always)]
-pub(super) fn horner<S: Simd, const N: usize>(s: S, x: S::F, coefficients: &[f32; N]) -> S::F {
-    let mut p = s.splat(coefficients[0]);
+pub(super) fn horner<S: Simd, const N: usize, const C: usize>(
+    s: S,
+    x: [S::F; N],
+    coefficients: &[f32; C],
+) -> [S::F; N] {
+    let mut p = [s.splat(coefficients[0]); N];
     for c in &coefficients[1..] {
-        p = s.add(s.mul(p, x), s.splat(*c));
+        let c = s.splat(*c);
+        for (p, x) in p.iter_mut().zip(x) {
+            *p = s.add(s.mul(*p, x), c);
+        }
     }
     p
 }
 
-/// `f(x)` by the definitions of [`math`].
+/// `f(x)` by the definitions of [`math`], for some vectors: together, so that they share the
+/// constants.
 #[inline(always)]
 pub(super) fn activate<S: Simd, const N: usize>(
     s: S,
-    mut x: [S::F; N],
-    activation: Option<Activation>,
+    x: [S::F; N],
+    activation: Activation,
 ) -> [S::F; N] {
     match activation {
-        None => {}
-        Some(Activation::Gelu) => {
-            for x in &mut x {
-                *x = gelu(s, *x);
+        Activation::Gelu => gelu(s, x),
+        Activation::GeluNear => gelu_near(s, x),
+        Activation::GeluTanh => gelu_tanh(s, x),
+        Activation::Relu => relu(s, x),
+    }
+}
+
+/// [`activate`] for the first `live` tokens of a column.
+#[inline(always)]
+pub(super) fn activate_column<S: Simd>(
+    s: S,
+    column: &mut Column,
+    live: usize,
+    activation: Activation,
+) {
+    let count = parts::<S>(live);
+    match (S::LANES, count) {
+        (8, 2) => activate_parts::<S, 2>(s, column, 0, activation),
+        // More than two vectors and the constants do not fit 32 registers.
+        (4, 4) => {
+            activate_parts::<S, 2>(s, column, 0, activation);
+            activate_parts::<S, 2>(s, column, 2, activation);
+        }
+        _ => {
+            for part in 0..count {
+                activate_parts::<S, 1>(s, column, part, activation);
             }
         }
-        Some(Activation::GeluNear) => {
-            for x in &mut x {
-                *x = gelu_near(s, *x);
-            }
-        }
-        Some(Activation::GeluTanh) => {
-            for x in &mut x {
-                *x = gelu_tanh(s, *x);
-            }
-        }
-        Some(Activation::Relu) => {
-            for x in &mut x {
-                *x = s.max(*x, s.splat(0.0));
-            }
-        }
+    }
+}
+
+/// [`activate`] for vectors `part..part + N` of a column.
+#[inline(always)]
+fn activate_parts<S: Simd, const N: usize>(
+    s: S,
+    column: &mut Column,
+    part: usize,
+    activation: Activation,
+) {
+    let mut x = [s.splat(0.0); N];
+    for (i, x) in x.iter_mut().enumerate() {
+        *x = s.load(column, part + i);
+    }
+    for (i, y) in activate(s, x, activation).into_iter().enumerate() {
+        s.store(column, part + i, y);
+    }
+}
+
+#[inline(always)]
+fn relu<S: Simd, const N: usize>(s: S, mut x: [S::F; N]) -> [S::F; N] {
+    for x in &mut x {
+        *x = s.max(*x, s.splat(0.0));
     }
     x
 }
 
 #[inline(always)]
-fn gelu<S: Simd>(s: S, x: S::F) -> S::F {
+fn gelu<S: Simd, const N: usize>(s: S, mut x: [S::F; N]) -> [S::F; N] {
     use erf_constants::*;
-    let u = s.mul(x, s.splat(core::f32::consts::FRAC_1_SQRT_2));
-    let u = s.max(u, s.splat(-LIMIT));
-    let u = s.min(u, s.splat(LIMIT));
-    let u2 = s.mul(u, u);
-    let erf = s.div(s.mul(u, horner(s, u2, &P)), horner(s, u2, &Q));
-    s.mul(s.mul(s.splat(0.5), x), s.add(s.splat(1.0), erf))
+    let mut u = x;
+    let mut u2 = x;
+    for (u, u2) in u.iter_mut().zip(&mut u2) {
+        let v = s.mul(*u, s.splat(core::f32::consts::FRAC_1_SQRT_2));
+        *u = s.min(s.max(v, s.splat(-LIMIT)), s.splat(LIMIT));
+        *u2 = s.mul(*u, *u);
+    }
+    let p = horner(s, u2, &P);
+    let q = horner(s, u2, &Q);
+    for (((x, u), p), q) in x.iter_mut().zip(u).zip(p).zip(q) {
+        let erf = s.div(s.mul(u, p), q);
+        *x = s.mul(s.mul(s.splat(0.5), *x), s.add(s.splat(1.0), erf));
+    }
+    x
 }
 
 #[inline(always)]
-fn gelu_near<S: Simd>(s: S, x: S::F) -> S::F {
+fn gelu_near<S: Simd, const N: usize>(s: S, mut x: [S::F; N]) -> [S::F; N] {
     use gelu_near_constants::*;
-    let u = s.min(s.max(x, s.splat(-LIMIT)), s.splat(LIMIT));
-    let p = horner(s, s.mul(u, u), &POLY);
-    s.mul(x, s.add(s.mul(u, p), s.splat(0.5)))
+    let mut u = x;
+    let mut u2 = x;
+    for (u, u2) in u.iter_mut().zip(&mut u2) {
+        *u = s.min(s.max(*u, s.splat(-LIMIT)), s.splat(LIMIT));
+        *u2 = s.mul(*u, *u);
+    }
+    let p = horner(s, u2, &POLY);
+    for ((x, u), p) in x.iter_mut().zip(u).zip(p) {
+        *x = s.mul(*x, s.add(s.mul(u, p), s.splat(0.5)));
+    }
+    x
 }
 
 #[inline(always)]
-fn gelu_tanh<S: Simd>(s: S, x: S::F) -> S::F {
-    let cube = s.mul(s.mul(x, x), x);
-    let inner = s.add(x, s.mul(s.splat(math::GELU_TANH_CUBIC), cube));
-    let u = s.mul(s.splat(math::GELU_TANH_SCALE), inner);
-    let e = s.add(exp(s, s.add(u, u)), s.splat(1.0));
-    let tanh = s.sub(s.splat(1.0), s.div(s.splat(2.0), e));
-    s.mul(s.mul(s.splat(0.5), x), s.add(s.splat(1.0), tanh))
+fn gelu_tanh<S: Simd, const N: usize>(s: S, mut x: [S::F; N]) -> [S::F; N] {
+    let mut doubled = x;
+    for u in &mut doubled {
+        let x = *u;
+        let cube = s.mul(s.mul(x, x), x);
+        let inner = s.add(x, s.mul(s.splat(math::GELU_TANH_CUBIC), cube));
+        let v = s.mul(s.splat(math::GELU_TANH_SCALE), inner);
+        *u = s.add(v, v);
+    }
+    for (x, e) in x.iter_mut().zip(exp(s, doubled)) {
+        let tanh = s.sub(s.splat(1.0), s.div(s.splat(2.0), s.add(e, s.splat(1.0))));
+        *x = s.mul(s.mul(s.splat(0.5), *x), s.add(s.splat(1.0), tanh));
+    }
+    x
 }

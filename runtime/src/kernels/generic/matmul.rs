@@ -2,12 +2,14 @@
 
 use crate::format::{TILE_DEPTH, TILE_ROWS, round_up};
 use crate::kernels::scalar::live;
-use crate::kernels::{Column, GroupFloat, GroupI8, Output, Pack, Panels, TILE_TOKENS, TileScales};
+use crate::kernels::{
+    Activation, Column, GroupFloat, GroupI8, Output, Pack, Panels, TILE_TOKENS, TileScales,
+};
 use crate::view::Indices;
 
-use super::float::{activate, round_even};
+use super::float::{self, activate_column, round_even};
 use super::simd::FloatWeight;
-use super::{Acc, Dot, Simd, Sink, Steps, Weights, parts, settle};
+use super::{Acc, Dot, Simd, Sink, Steps, Weights, parts};
 
 /// Inputs that a dot-product instruction adds up.
 const STEP: usize = 4;
@@ -16,71 +18,140 @@ const STEP: usize = 4;
 #[inline(always)]
 pub(super) fn pack<S: Dot>(s: S, job: &Pack<'_>, panel: &mut [u8]) {
     let panel = panel.get_mut(job.at / STEP * S::STEP..).unwrap_or_default();
-    let steps = panel.chunks_exact_mut(S::STEP);
+    let mut tiles = panel.chunks_exact_mut(TILE_DEPTH / STEP * S::STEP);
+    let Some(any) = job.x.first() else { return };
     match job.inputs {
         Indices::Range { first, count } => {
             let end = first.saturating_add(count);
             let (x, e) = (job.x.get(first..end), job.equalize.get(first..end));
             let (Some(x), Some(e)) = (x, e) else { return };
-            let (xs, x_rest) = x.as_chunks::<STEP>();
-            let (es, e_rest) = e.as_chunks::<STEP>();
-            let mut steps = steps;
-            for ((x, e), step) in xs.iter().zip(es).zip(&mut steps) {
-                pack_step(s, job, x.each_ref(), *e, step);
+            let (xs, x_rest) = x.as_chunks::<TILE_DEPTH>();
+            let (es, e_rest) = e.as_chunks::<TILE_DEPTH>();
+            for ((x, e), tile) in xs.iter().zip(es).zip(&mut tiles) {
+                pack_tile(s, job, Inputs::new(x.each_ref(), *e, TILE_DEPTH, job.scales), tile);
             }
-            if let (Some(last), Some(step)) = (x_rest.first(), steps.next()) {
+            if let (false, Some(tile)) = (x_rest.is_empty(), tiles.next()) {
                 // The weights of the padding are zero: any value will do.
-                let mut columns = [last; STEP];
-                let mut factors = [0.0; STEP];
+                let mut columns = [any; TILE_DEPTH];
+                let mut factors = [0.0; TILE_DEPTH];
                 columns.iter_mut().zip(x_rest).for_each(|(c, x)| *c = x);
                 factors.iter_mut().zip(e_rest).for_each(|(f, e)| *f = *e);
-                pack_step(s, job, columns, factors, step);
+                pack_tile(s, job, Inputs::new(columns, factors, x_rest.len(), job.scales), tile);
             }
         }
         Indices::List(list) => {
-            for (inputs, step) in list.chunks(STEP).zip(steps) {
-                let Some(any) = job.x.first() else { return };
-                let mut columns = [any; STEP];
-                let mut factors = [0.0; STEP];
+            for (inputs, tile) in list.chunks(TILE_DEPTH).zip(tiles) {
+                let mut columns = [any; TILE_DEPTH];
+                let mut factors = [0.0; TILE_DEPTH];
                 for ((c, f), i) in columns.iter_mut().zip(&mut factors).zip(inputs) {
                     let i = usize::from(*i);
                     if let (Some(x), Some(e)) = (job.x.get(i), job.equalize.get(i)) {
                         (*c, *f) = (x, *e);
                     }
                 }
-                pack_step(s, job, columns, factors, step);
+                pack_tile(s, job, Inputs::new(columns, factors, inputs.len(), job.scales), tile);
             }
         }
     }
 }
 
 #[inline(always)]
-fn pack_step<S: Dot>(
-    s: S,
-    job: &Pack<'_>,
-    columns: [&Column; STEP],
-    factors: [f32; STEP],
-    step: &mut [u8],
-) {
+fn pack_tile<S: Dot>(s: S, job: &Pack<'_>, inputs: Inputs<'_>, tile: &mut [u8]) {
     for part in 0..parts::<S>(job.live) {
-        let inverse = s.load(&job.scales.inverse, part);
-        let shift = s.load(&job.scales.shift, part);
-        let mut q = [s.splat_int(0); STEP];
-        for i in 0..STEP {
-            let v = s.mul(s.load(columns[i], part), s.splat(factors[i]));
-            let r = s.add(round_even(s, s.mul(v, inverse)), shift);
-            let r = s.min(s.max(r, s.splat(-128.0)), s.splat(127.0));
-            q[i] = s.to_int(r);
-        }
-        s.pack(q, part, step);
+        s.pack(&inputs, part, tile);
     }
 }
 
-/// See [`crate::kernels::Backend::matmul_i8`].
+/// Up to sixteen inputs of a tile of tokens on their way into a panel.
+#[derive(Debug, Clone, Copy)]
+pub struct Inputs<'a> {
+    /// Their columns; after the last input, any.
+    pub columns: [&'a Column; TILE_DEPTH],
+    /// Their factors; after the last input, 0.
+    pub factors: [f32; TILE_DEPTH],
+    /// Steps of four that hold inputs.
+    pub steps: usize,
+    /// The tile's scales.
+    pub scales: &'a TileScales,
+}
+
+impl<'a> Inputs<'a> {
+    #[inline(always)]
+    fn new(
+        columns: [&'a Column; TILE_DEPTH],
+        factors: [f32; TILE_DEPTH],
+        count: usize,
+        scales: &'a TileScales,
+    ) -> Self {
+        Self { columns, factors, steps: count.div_ceil(STEP), scales }
+    }
+
+    /// Vector `part` of the four inputs of step `step`, quantized.
+    #[inline(always)]
+    pub fn quantized<S: Simd>(&self, s: S, step: usize, part: usize) -> [S::I; STEP] {
+        let inverse = s.load(&self.scales.inverse, part);
+        let shift = s.load(&self.scales.shift, part);
+        let mut q = [s.splat_int(0); STEP];
+        let inputs = self.columns.iter().zip(&self.factors).skip(step * STEP);
+        for (q, (column, factor)) in q.iter_mut().zip(inputs) {
+            let v = s.mul(s.load(column, part), s.splat(*factor));
+            let r = s.add(round_even(s, s.mul(v, inverse)), shift);
+            let r = s.min(s.max(r, s.splat(-128.0)), s.splat(127.0));
+            *q = s.to_int(r);
+        }
+        q
+    }
+}
+
+/// Applies the activation to some outputs of all tiles.
+#[inline(always)]
+pub(super) fn activate<S: Simd>(
+    s: S,
+    outputs: Indices<'_>,
+    activation: Activation,
+    out: &mut Output<'_>,
+) {
+    // Each by itself, so that only its own constants ask for registers.
+    match activation {
+        Activation::Gelu => activate_rows(s, outputs, Activation::Gelu, out),
+        Activation::GeluNear => activate_rows(s, outputs, Activation::GeluNear, out),
+        Activation::GeluTanh => activate_rows(s, outputs, Activation::GeluTanh, out),
+        Activation::Relu => activate_rows(s, outputs, Activation::Relu, out),
+    }
+}
+
+#[inline(always)]
+fn activate_rows<S: Simd>(
+    s: S,
+    outputs: Indices<'_>,
+    activation: Activation,
+    out: &mut Output<'_>,
+) {
+    let (features, tokens) = (out.features.max(1), out.tokens);
+    for (tile, columns) in out.columns.chunks_exact_mut(features).enumerate() {
+        let live = live(tokens, tile);
+        for output in outputs.iter() {
+            let Some(column) = columns.get_mut(output) else { return };
+            activate_column(s, column, live, activation);
+        }
+    }
+}
+
+/// Outputs `first..first + count`.
+#[inline(always)]
+pub(super) fn part_of(outputs: Indices<'_>, first: usize, count: usize) -> Indices<'_> {
+    match outputs {
+        Indices::Range { first: start, .. } => Indices::Range { first: start + first, count },
+        Indices::List(list) => Indices::List(list.get(first..first + count).unwrap_or_default()),
+    }
+}
+
+/// See [`crate::kernels::Backend::matmul_i8`]; rows `start..start + count`, without the activation.
 #[inline(always)]
 pub(super) fn int8<S: Dot>(
     s: S,
     group: &GroupI8<'_>,
+    (start, count): (usize, usize),
     panels: &Panels<'_>,
     scales: &[TileScales],
     out: &mut Output<'_>,
@@ -88,11 +159,10 @@ pub(super) fn int8<S: Dot>(
     let tiles = out.tokens.div_ceil(TILE_TOKENS).min(scales.len());
     let quad_bytes = TILE_ROWS * round_up(group.depth, TILE_DEPTH);
     let stride = panels.capacity / STEP * S::STEP;
-    let outputs = group.outputs.len();
     let most = |tiles: usize| S::SHAPES[usize::from(tiles > 1)];
     let (row_step, _) = most(tiles);
-    for first in (0..outputs).step_by(row_step) {
-        let rows = (outputs - first).min(row_step);
+    for first in (start..start + count).step_by(row_step) {
+        let rows = (start + count - first).min(row_step);
         let padded = rows.next_multiple_of(TILE_ROWS);
         let at = first / TILE_ROWS * quad_bytes;
         let (Some(block), Some(bias), Some(scale), Some(sum)) = (
@@ -104,6 +174,7 @@ pub(super) fn int8<S: Dot>(
             return;
         };
         let weights = Weights { block, rows: padded, depth: group.depth };
+        let outputs = part_of(group.outputs, first, rows);
         let mut tile = 0;
         while tile < tiles {
             let together = most(tiles).1.min(tiles - tile);
@@ -111,18 +182,9 @@ pub(super) fn int8<S: Dot>(
             let panels = Steps { bytes, stride, tiles: together };
             let Some(scales) = scales.get(tile..tile + together) else { return };
             let columns = out.columns.get_mut(tile * out.features..).unwrap_or_default();
+            let features = out.features;
             let live = live(out.tokens, tile + together - 1);
-            let mut finish = Finish {
-                s,
-                group,
-                first,
-                bias,
-                scale,
-                sum,
-                scales,
-                columns,
-                features: out.features,
-            };
+            let mut finish = Finish { s, outputs, bias, scale, sum, scales, columns, features };
             s.accumulate(&weights, &panels, live, &mut finish);
             tile += together;
         }
@@ -132,9 +194,8 @@ pub(super) fn int8<S: Dot>(
 /// Takes the zero point out of the sums of some rows, rescales them and writes their columns.
 struct Finish<'a, S> {
     s: S,
-    group: &'a GroupI8<'a>,
-    /// Place of the first row among the group's outputs.
-    first: usize,
+    /// Of the rows that are outputs; those after are padding.
+    outputs: Indices<'a>,
     bias: &'a [f32],
     scale: &'a [f32],
     sum: &'a [i32],
@@ -143,54 +204,49 @@ struct Finish<'a, S> {
     features: usize,
 }
 
+impl<S: Dot> Finish<'_, S> {
+    /// Where row `row` of tile `tile` goes; beyond all columns if it is padding.
+    #[inline(always)]
+    fn place(&self, row: usize, tile: usize) -> usize {
+        let output = match self.outputs {
+            Indices::Range { first, count } if row < count => first + row,
+            Indices::Range { .. } => return usize::MAX,
+            Indices::List(list) => match list.get(row) {
+                Some(output) => usize::from(*output),
+                None => return usize::MAX,
+            },
+        };
+        tile * self.features + output
+    }
+}
+
 impl<S: Dot> Sink<S::I> for Finish<'_, S> {
     #[inline(always)]
-    fn put(&mut self, Acc { quad, tile, part, sums }: Acc<S::I>) {
+    fn put<const R: usize, const N: usize>(&mut self, acc: Acc<S::I, R, N>) {
         let s = self.s;
-        let row = quad * TILE_ROWS;
-        let (Some(bias), Some(scale), Some(sum), Some(scales)) = (
-            self.bias.get(row..).and_then(<[f32]>::first_chunk::<TILE_ROWS>),
-            self.scale.get(row..).and_then(<[f32]>::first_chunk::<TILE_ROWS>),
-            self.sum.get(row..).and_then(<[i32]>::first_chunk::<TILE_ROWS>),
+        let Acc { row, tile, part, sums } = acc;
+        let (Some(scales), Some(bias), Some(scale), Some(sum)) = (
             self.scales.get(tile),
+            self.bias.get(row..).and_then(<[_]>::first_chunk::<R>),
+            self.scale.get(row..).and_then(<[_]>::first_chunk::<R>),
+            self.sum.get(row..).and_then(<[_]>::first_chunk::<R>),
         ) else {
             return;
         };
-        let zero = s.sub_int(s.load_int(&scales.zero, part), s.splat_int(-S::OFFSET));
-        let step = s.load(&scales.scale, part);
-        let mut y = [s.splat(0.0); TILE_ROWS];
-        for i in 0..TILE_ROWS {
-            let exact = s.sub_int(sums[i], s.mul_int(zero, s.splat_int(sum[i])));
-            let scaled = s.mul(s.to_float(exact), s.mul(step, s.splat(scale[i])));
-            y[i] = s.add(scaled, s.splat(bias[i]));
+        let mut zeros = [s.splat_int(0); N];
+        let mut steps = [s.splat(0.0); N];
+        for (i, (zero, step)) in zeros.iter_mut().zip(&mut steps).enumerate() {
+            *zero = s.sub_int(s.load_int(&scales.zero, part + i), s.splat_int(-S::OFFSET));
+            *step = s.load(&scales.scale, part + i);
         }
-        let y = activate(s, y, self.group.activation);
-        let columns = self.columns.get_mut(tile * self.features..).unwrap_or_default();
-        let place = self.first + row;
-        match self.group.outputs {
-            Indices::Range { first, count } if place + TILE_ROWS <= count => {
-                let columns = columns.get_mut(first + place..).unwrap_or_default();
-                if let Some(columns) = columns.first_chunk_mut::<TILE_ROWS>() {
-                    for i in 0..TILE_ROWS {
-                        s.store(&mut columns[i], part, y[i]);
-                    }
-                }
-            }
-            // The last rows may be padding.
-            Indices::Range { first, count } => {
-                let end = (first + count).min(columns.len());
-                let columns = columns.get_mut(first + place..end).unwrap_or_default();
-                for (column, y) in columns.iter_mut().zip(&settle(&y)) {
-                    s.store(column, part, *y);
-                }
-            }
-            Indices::List(list) => {
-                let list = list.get(place..).unwrap_or_default();
-                for (output, y) in list.iter().zip(&settle(&y)) {
-                    if let Some(column) = columns.get_mut(usize::from(*output)) {
-                        s.store(column, part, *y);
-                    }
-                }
+        for (r, sums) in sums.into_iter().enumerate() {
+            let (bias, scale, sum) = (s.splat(bias[r]), s.splat(scale[r]), s.splat_int(sum[r]));
+            let place = self.place(row + r, tile);
+            let Some(column) = self.columns.get_mut(place) else { return };
+            for (i, ((sums, zero), step)) in sums.into_iter().zip(zeros).zip(steps).enumerate() {
+                let exact = s.to_float(s.sub_int(sums, s.mul_int(zero, sum)));
+                let y = s.add(s.mul(exact, s.mul(step, scale)), bias);
+                s.store(column, part + i, y);
             }
         }
     }
@@ -303,7 +359,10 @@ impl<W: FloatWeight> FloatJob<'_, W> {
         };
         if part < parts::<S>(live) {
             let y = s.add(sum, s.splat(*bias));
-            let [y] = activate(s, [y], self.group.activation);
+            let y = match self.group.activation {
+                Some(activation) => float::activate(s, [y], activation)[0],
+                None => y,
+            };
             s.store(column, part, y);
         }
     }

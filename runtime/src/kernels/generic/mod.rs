@@ -6,12 +6,19 @@ mod float;
 mod matmul;
 mod simd;
 
+pub use matmul::Inputs;
 pub use simd::{Acc, Dot, Isa, Operation, Simd, Sink, Steps, Weights, settle};
 
+use crate::view::Indices;
+
 use super::{
-    Attend, Backend, Column, FloatBlock, GroupFloat, GroupI8, Norm, Output, Pack, Panels,
-    Quantized, Scores, Span, TILE_TOKENS, TileScales,
+    Activation, Attend, Backend, Column, FloatBlock, GroupFloat, GroupI8, Norm, Output, Pack,
+    Panels, Quantized, Scores, Span, TILE_TOKENS, TileScales,
 };
+
+/// Rows of a group that are multiplied before the activation is applied to them: so few that their
+/// columns are still near.
+const ROWS: usize = 48;
 
 /// A backend made of an instruction set's vectors.
 #[derive(Debug, Clone, Copy)]
@@ -69,9 +76,20 @@ impl<S: Isa> Backend for Vectorized<S> {
         scales: &[TileScales],
         out: &mut Output<'_>,
     ) {
-        operation!(self.isa, |simd| matmul::int8(simd, group, panels, scales, out),
-            group: &'a GroupI8<'a>, panels: &'a Panels<'a>, scales: &'a [TileScales],
-            out: &'a mut Output<'b>; ())
+        let outputs = group.outputs.len();
+        for first in (0..outputs).step_by(ROWS) {
+            let count = (outputs - first).min(ROWS);
+            operation!(self.isa,
+                |simd| matmul::int8(simd, group, (first, count), panels, scales, out),
+                group: &'a GroupI8<'a>, first: usize, count: usize, panels: &'a Panels<'a>,
+                scales: &'a [TileScales], out: &'a mut Output<'b>; ());
+            // An own operation, so that its many constants find registers.
+            if let Some(activation) = group.activation {
+                let outputs = matmul::part_of(group.outputs, first, count);
+                operation!(self.isa, |simd| matmul::activate(simd, outputs, activation, out),
+                    outputs: Indices<'a>, activation: Activation, out: &'a mut Output<'b>; ());
+            }
+        }
     }
 
     fn matmul_float(&self, group: &GroupFloat<'_>, panels: &[Column], out: &mut Output<'_>) {

@@ -5,6 +5,8 @@ use half::f16;
 use crate::kernels::Column;
 use crate::math;
 
+use super::matmul::Inputs;
+
 /// Vectors of tokens: f32 and i32, [`Simd::LANES`] of each.
 ///
 /// A value of the type is the proof that the instructions exist; all methods are small and always
@@ -33,9 +35,10 @@ pub trait Simd: Copy + Sync {
     fn div(self, a: Self::F, b: Self::F) -> Self::F;
     /// √a, correctly rounded.
     fn sqrt(self, a: Self::F) -> Self::F;
-    /// a if a > b, else b.
+    /// a if a > b, else b; but where both are zeros, +0 is right too. Callers see to it that
+    /// neither is a signaling NaN and b is no NaN.
     fn max(self, a: Self::F, b: Self::F) -> Self::F;
-    /// a if a < b, else b.
+    /// a if a < b, else b; but where both are zeros, −0 is right too. As for `max`.
     fn min(self, a: Self::F, b: Self::F) -> Self::F;
     /// 2ⁿ for a whole n in −126..=127.
     fn exp2(self, n: Self::F) -> Self::F;
@@ -57,6 +60,17 @@ pub trait Simd: Copy + Sync {
     fn add_int(self, a: Self::I, b: Self::I) -> Self::I;
     /// a − b, wrapping.
     fn sub_int(self, a: Self::I, b: Self::I) -> Self::I;
+    /// Each vector times its number.
+    #[inline(always)]
+    fn mul_each(self, a: [Self::F; 4], by: &[f32; 4]) -> [Self::F; 4] {
+        let [w, x, y, z] = a;
+        [
+            self.mul(w, self.splat(by[0])),
+            self.mul(x, self.splat(by[1])),
+            self.mul(y, self.splat(by[2])),
+            self.mul(z, self.splat(by[3])),
+        ]
+    }
     /// a × b, wrapping.
     fn mul_int(self, a: Self::I, b: Self::I) -> Self::I;
 }
@@ -74,10 +88,13 @@ pub trait Dot: Simd {
     /// left, and when there are more.
     const SHAPES: [(usize, usize); 2];
 
-    /// Writes vector `part` of a step: four inputs, in −128..=127, of its tokens.
-    fn pack(self, q: [Self::I; 4], part: usize, step: &mut [u8]);
+    /// Quantizes vector `part` of some inputs into their four steps of a panel.
+    fn pack(self, inputs: &Inputs<'_>, part: usize, tile: &mut [u8]);
 
-    /// Gives `sink` the sums of products of `weights` with the panels: for each four rows of
+    /// Writes vector `part` of four steps of a panel, the four inputs of each interleaved.
+    fn pack_words(self, words: [Self::I; 4], part: usize, tile: &mut [u8]);
+
+    /// Gives `sink` the sums of products of `weights` with the panels: for each row below
     /// `weights.rows`, each tile and part. `live` tokens are there in the last tile.
     fn accumulate(
         self,
@@ -93,21 +110,21 @@ pub trait Dot: Simd {
 /// A trait and not a closure: only a function that is always inlined is sure to be compiled with
 /// the instructions of [`Isa::run`].
 pub trait Sink<I> {
-    /// Takes the sums of four rows with the tokens of one vector; always inlined.
-    fn put(&mut self, acc: Acc<I>);
+    /// Takes some sums; always inlined.
+    fn put<const R: usize, const N: usize>(&mut self, acc: Acc<I, R, N>);
 }
 
-/// Sums of four rows with the tokens of one vector.
+/// Sums of `R` rows with the tokens of `N` vectors.
 #[derive(Debug, Clone, Copy)]
-pub struct Acc<I> {
-    /// Which four rows, below [`Weights::rows`] / 4.
-    pub quad: usize,
+pub struct Acc<I, const R: usize, const N: usize> {
+    /// First row, below [`Weights::rows`].
+    pub row: usize,
     /// Tile.
     pub tile: usize,
-    /// Vector of the tile.
+    /// First vector of the tile.
     pub part: usize,
-    /// The sums, row by row.
-    pub sums: [I; 4],
+    /// The sums.
+    pub sums: [[I; N]; R],
 }
 
 /// The panels of some tiles.

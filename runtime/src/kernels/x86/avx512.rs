@@ -3,7 +3,9 @@
 use core::arch::x86_64::*;
 
 use crate::kernels::Column;
-use crate::kernels::generic::{Acc, Dot, Isa, Operation, Simd, Sink, Steps, Weights, settle};
+use crate::kernels::generic::{
+    Acc, Dot, Inputs, Isa, Operation, Simd, Sink, Steps, Weights, settle,
+};
 
 /// Proof that the processor has AVX-512 F, BW, DQ, VL and VNNI.
 #[derive(Debug, Clone, Copy)]
@@ -136,13 +138,17 @@ impl Dot for Avx512 {
     const SHAPES: [(usize, usize); 2] = [(16, 1), (12, 2)];
 
     #[inline(always)]
-    fn pack(self, q: [__m512i; 4], _part: usize, step: &mut [u8]) {
-        let bytes = self.interleave(q);
-        // Adding 128 to a byte flips its highest bit.
-        let bytes = op!(_mm512_xor_si512(bytes, self.splat_int(0x8080_8080_u32 as i32)));
-        if let Some(place) = step.first_chunk_mut::<64>() {
-            // SAFETY: 64 bytes, borrowed mutably; the store needs no alignment.
-            unsafe { _mm512_storeu_si512(place.as_mut_ptr().cast(), bytes) }
+    fn pack(self, inputs: &Inputs<'_>, part: usize, tile: &mut [u8]) {
+        let places = tile.as_chunks_mut::<64>().0.iter_mut();
+        for (step, place) in places.take(inputs.steps).enumerate() {
+            self.store_step(self.interleave(inputs.quantized(self, step, part)), place);
+        }
+    }
+
+    #[inline(always)]
+    fn pack_words(self, words: [__m512i; 4], _part: usize, tile: &mut [u8]) {
+        for (word, place) in words.into_iter().zip(tile.as_chunks_mut::<64>().0) {
+            self.store_step(word, place);
         }
     }
 
@@ -170,6 +176,17 @@ impl Dot for Avx512 {
     }
 }
 
+impl Avx512 {
+    /// Writes a step of signed bytes as unsigned ones.
+    #[inline(always)]
+    fn store_step(self, bytes: __m512i, place: &mut [u8; 64]) {
+        // Adding 128 to a byte flips its highest bit.
+        let bytes = op!(_mm512_xor_si512(bytes, self.splat_int(0x8080_8080_u32 as i32)));
+        // SAFETY: 64 bytes, borrowed mutably; the store needs no alignment.
+        unsafe { _mm512_storeu_si512(place.as_mut_ptr().cast(), bytes) }
+    }
+}
+
 /// Sums of `Q` times four rows with `T` tiles. The caller has checked [`Weights::fits`].
 #[inline(always)]
 fn dot<const Q: usize, const T: usize>(
@@ -193,8 +210,8 @@ fn dot<const Q: usize, const T: usize>(
     }
     for (quad, sums) in settled.iter().enumerate() {
         for tile in 0..T {
-            let sums = [sums[0][tile], sums[1][tile], sums[2][tile], sums[3][tile]];
-            sink.put(Acc { quad, tile, part: 0, sums });
+            let sums = [[sums[0][tile]], [sums[1][tile]], [sums[2][tile]], [sums[3][tile]]];
+            sink.put(Acc { row: quad * 4, tile, part: 0, sums });
         }
     }
 }

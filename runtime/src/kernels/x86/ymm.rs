@@ -3,7 +3,7 @@
 use core::arch::x86_64::*;
 
 use crate::kernels::Column;
-use crate::kernels::generic::{Acc, Dot, Isa, Operation, Simd, Sink, Steps, Weights};
+use crate::kernels::generic::{Acc, Dot, Inputs, Isa, Operation, Simd, Sink, Steps, Weights};
 
 /// Proof that the processor has AVX2.
 #[derive(Debug, Clone, Copy)]
@@ -154,17 +154,23 @@ impl Dot for Avx2 {
     const SHAPES: [(usize, usize); 2] = [(4, 1); 2];
 
     #[inline(always)]
-    fn pack(self, [a, b, c, d]: [__m256i; 4], part: usize, step: &mut [u8]) {
+    fn pack(self, inputs: &Inputs<'_>, part: usize, tile: &mut [u8]) {
         let low = self.splat_int(0xffff);
         let pair = |x, y| op!(_mm256_or_si256(_mm256_and_si256(x, low), _mm256_slli_epi32(y, 16)));
-        let (even, odd) = (pair(a, c), pair(b, d));
-        if let Some(place) = step.as_chunks_mut::<64>().0.get_mut(part) {
-            let at = place.as_mut_ptr();
-            // SAFETY: twice 32 of 64 bytes, borrowed mutably; the stores need no alignment.
-            unsafe {
-                _mm256_storeu_si256(at.cast(), even);
-                _mm256_storeu_si256(at.add(32).cast(), odd);
-            }
+        let places = tile.as_chunks_mut::<64>().0.iter_mut().skip(part).step_by(2);
+        for (step, place) in places.take(inputs.steps).enumerate() {
+            let [a, b, c, d] = inputs.quantized(self, step, part);
+            store_pairs(pair(a, c), pair(b, d), place);
+        }
+    }
+
+    #[inline(always)]
+    fn pack_words(self, words: [__m256i; 4], part: usize, tile: &mut [u8]) {
+        let places = tile.as_chunks_mut::<64>().0.iter_mut().skip(part).step_by(2);
+        for (word, place) in words.into_iter().zip(places) {
+            // Sign-extends bytes 0 and 2, and 1 and 3.
+            let even = op!(_mm256_srai_epi16(_mm256_slli_epi16(word, 8), 8));
+            store_pairs(even, op!(_mm256_srai_epi16(word, 8)), place);
         }
     }
 
@@ -206,13 +212,18 @@ impl Dot for AvxVnni {
     const SHAPES: [(usize, usize); 2] = [(4, 1); 2];
 
     #[inline(always)]
-    fn pack(self, q: [__m256i; 4], part: usize, step: &mut [u8]) {
-        let bytes = self.interleave(q);
-        // Adding 128 to a byte flips its highest bit.
-        let bytes = op!(_mm256_xor_si256(bytes, self.splat_int(0x8080_8080_u32 as i32)));
-        if let Some(place) = step.as_chunks_mut::<32>().0.get_mut(part) {
-            // SAFETY: 32 bytes, borrowed mutably; the store needs no alignment.
-            unsafe { _mm256_storeu_si256(place.as_mut_ptr().cast(), bytes) }
+    fn pack(self, inputs: &Inputs<'_>, part: usize, tile: &mut [u8]) {
+        let places = tile.as_chunks_mut::<32>().0.iter_mut().skip(part).step_by(2);
+        for (step, place) in places.take(inputs.steps).enumerate() {
+            self.store_step(self.interleave(inputs.quantized(self, step, part)), place);
+        }
+    }
+
+    #[inline(always)]
+    fn pack_words(self, words: [__m256i; 4], part: usize, tile: &mut [u8]) {
+        let places = tile.as_chunks_mut::<32>().0.iter_mut().skip(part).step_by(2);
+        for (word, place) in words.into_iter().zip(places) {
+            self.store_step(word, place);
         }
     }
 
@@ -237,6 +248,28 @@ impl Products for AvxVnni {
         // SAFETY: by the caller's promise; 32 bytes of a step are one part's.
         let x = unsafe { _mm256_loadu_si256(x.add(part * 32).cast()) };
         op!(_mm256_dpbusd_avx_epi32(sum, x, w))
+    }
+}
+
+impl AvxVnni {
+    /// Writes half a step of signed bytes as unsigned ones.
+    #[inline(always)]
+    fn store_step(self, bytes: __m256i, place: &mut [u8; 32]) {
+        // Adding 128 to a byte flips its highest bit.
+        let bytes = op!(_mm256_xor_si256(bytes, self.splat_int(0x8080_8080_u32 as i32)));
+        // SAFETY: 32 bytes, borrowed mutably; the store needs no alignment.
+        unsafe { _mm256_storeu_si256(place.as_mut_ptr().cast(), bytes) }
+    }
+}
+
+/// Writes half a step as pairs of i16.
+#[inline(always)]
+fn store_pairs(even: __m256i, odd: __m256i, place: &mut [u8; 64]) {
+    let at = place.as_mut_ptr();
+    // SAFETY: twice 32 of 64 bytes, borrowed mutably; the stores need no alignment.
+    unsafe {
+        _mm256_storeu_si256(at.cast(), even);
+        _mm256_storeu_si256(at.add(32).cast(), odd);
     }
 }
 
@@ -269,8 +302,8 @@ fn four_rows<P: Products>(
         }
     }
     for part in 0..2 {
-        let sums = [sums[0][part], sums[1][part], sums[2][part], sums[3][part]];
-        sink.put(Acc { quad: 0, tile: 0, part, sums });
+        let sums = [[sums[0][part]], [sums[1][part]], [sums[2][part]], [sums[3][part]]];
+        sink.put(Acc { row: 0, tile: 0, part, sums });
     }
 }
 

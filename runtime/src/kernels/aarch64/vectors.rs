@@ -1,0 +1,217 @@
+//! What the three have in common: four tokens a vector, and how inputs are quantized.
+
+use core::arch::aarch64::*;
+
+use crate::kernels::generic::Inputs;
+use crate::math;
+
+/// Intrinsics that work on registers.
+macro_rules! op {
+    ($call:expr) => {
+        // SAFETY: NEON is part of the target; it touches registers only.
+        unsafe { $call }
+    };
+}
+pub(super) use op;
+
+/// The token, its vectors, and how operations are compiled for its features.
+macro_rules! token {
+    ($(#[$doc:meta])* $token:ident, $features:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy)]
+        pub(super) struct $token(());
+
+        impl $token {
+            /// Handed out by the parent module alone, after detection.
+            pub(super) const TOKEN: Self = Self(());
+        }
+
+        impl Simd for $token {
+            const LANES: usize = 4;
+            type F = float32x4_t;
+            type I = int32x4_t;
+
+            #[inline(always)]
+            fn splat(self, v: f32) -> float32x4_t {
+                op!(vdupq_n_f32(v))
+            }
+            #[inline(always)]
+            fn load(self, column: &Column, part: usize) -> float32x4_t {
+                // SAFETY: four floats from 0, 4, 8 or 12 of sixteen.
+                unsafe { vld1q_f32(column.as_ptr().add(part % 4 * 4)) }
+            }
+            #[inline(always)]
+            fn store(self, column: &mut Column, part: usize, v: float32x4_t) {
+                // SAFETY: as in `load`, and the column is borrowed mutably.
+                unsafe { vst1q_f32(column.as_mut_ptr().add(part % 4 * 4), v) }
+            }
+            #[inline(always)]
+            fn add(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+                op!(vaddq_f32(a, b))
+            }
+            #[inline(always)]
+            fn sub(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+                op!(vsubq_f32(a, b))
+            }
+            #[inline(always)]
+            fn mul(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+                op!(vmulq_f32(a, b))
+            }
+            #[inline(always)]
+            fn div(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+                op!(vdivq_f32(a, b))
+            }
+            #[inline(always)]
+            fn sqrt(self, a: float32x4_t) -> float32x4_t {
+                op!(vsqrtq_f32(a))
+            }
+            // FMAXNM and FMINNM give the number when the other operand is a quiet NaN, and order
+            // the zeros: what the definition asks, with the liberty that it leaves.
+            #[inline(always)]
+            fn max(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+                op!(vmaxnmq_f32(a, b))
+            }
+            #[inline(always)]
+            fn min(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+                op!(vminnmq_f32(a, b))
+            }
+            #[inline(always)]
+            fn exp2(self, n: float32x4_t) -> float32x4_t {
+                let biased = op!(vaddq_s32(self.to_int(n), vdupq_n_s32(127)));
+                op!(vreinterpretq_f32_s32(vshlq_n_s32::<23>(biased)))
+            }
+            #[inline(always)]
+            fn to_int(self, v: float32x4_t) -> int32x4_t {
+                op!(vcvtq_s32_f32(v))
+            }
+            #[inline(always)]
+            fn to_float(self, v: int32x4_t) -> float32x4_t {
+                op!(vcvtq_f32_s32(v))
+            }
+            #[inline(always)]
+            fn splat_int(self, v: i32) -> int32x4_t {
+                op!(vdupq_n_s32(v))
+            }
+            #[inline(always)]
+            fn load_int(self, column: &[i32; 16], part: usize) -> int32x4_t {
+                // SAFETY: four integers from 0, 4, 8 or 12 of sixteen.
+                unsafe { vld1q_s32(column.as_ptr().add(part % 4 * 4)) }
+            }
+            #[inline(always)]
+            fn interleave(self, [a, b, c, d]: [int32x4_t; 4]) -> int32x4_t {
+                let low = op!(vsliq_n_s32::<8>(a, b));
+                op!(vsliq_n_s32::<16>(low, vsliq_n_s32::<8>(c, d)))
+            }
+            #[inline(always)]
+            fn store_bytes(self, bytes: &mut [i8; 16], part: usize, v: int32x4_t) {
+                let mut wide = [0; 4];
+                // SAFETY: four integers of its own.
+                unsafe { vst1q_s32(wide.as_mut_ptr(), v) }
+                bytes.as_chunks_mut::<4>().0[part % 4] = wide.map(|v| v as i8);
+            }
+            #[inline(always)]
+            fn store_int(self, column: &mut [i32; 16], part: usize, v: int32x4_t) {
+                // SAFETY: four integers from 0, 4, 8 or 12 of sixteen, borrowed mutably.
+                unsafe { vst1q_s32(column.as_mut_ptr().add(part % 4 * 4), v) }
+            }
+            #[inline(always)]
+            fn add_int(self, a: int32x4_t, b: int32x4_t) -> int32x4_t {
+                op!(vaddq_s32(a, b))
+            }
+            #[inline(always)]
+            fn sub_int(self, a: int32x4_t, b: int32x4_t) -> int32x4_t {
+                op!(vsubq_s32(a, b))
+            }
+            #[inline(always)]
+            fn mul_int(self, a: int32x4_t, b: int32x4_t) -> int32x4_t {
+                op!(vmulq_s32(a, b))
+            }
+            // By element: one load for four numbers.
+            #[inline(always)]
+            fn mul_each(self, a: [float32x4_t; 4], by: &[f32; 4]) -> [float32x4_t; 4] {
+                // SAFETY: four floats.
+                let by = unsafe { vld1q_f32(by.as_ptr()) };
+                [
+                    op!(vmulq_laneq_f32::<0>(a[0], by)),
+                    op!(vmulq_laneq_f32::<1>(a[1], by)),
+                    op!(vmulq_laneq_f32::<2>(a[2], by)),
+                    op!(vmulq_laneq_f32::<3>(a[3], by)),
+                ]
+            }
+        }
+
+        impl Isa for $token {
+            #[inline(always)]
+            fn run<O: Operation>(self, operation: O) -> O::Output {
+                #[target_feature(enable = $features)]
+                fn inner<O: Operation>(simd: $token, operation: O) -> O::Output {
+                    operation.run(simd)
+                }
+                // SAFETY: the token proves that the processor has these features.
+                unsafe { inner(self, operation) }
+            }
+        }
+    };
+}
+pub(super) use token;
+
+/// From [input][token] to [token][input], four of each.
+const TRANSPOSE: [u8; 16] = [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15];
+
+/// Quantizes four tokens of sixteen inputs: for each step of four inputs, `[4 tokens][4 inputs]`
+/// bytes.
+/// The processor must have NEON.
+#[inline(always)]
+pub(super) fn quantized(inputs: &Inputs<'_>, part: usize) -> [int32x4_t; 4] {
+    let at = part % 4 * 4;
+    // SAFETY: four numbers from 0, 4, 8 or 12 of sixteen.
+    let (inverse, zero) = unsafe {
+        let scales = inputs.scales;
+        (vld1q_f32(scales.inverse.as_ptr().add(at)), vld1q_s32(scales.zero.as_ptr().add(at)))
+    };
+    // SAFETY: sixteen bytes.
+    let transpose = unsafe { vld1q_u8(TRANSPOSE.as_ptr()) };
+    let zero = op!(vreinterpretq_s16_s32(zero));
+    let zero = op!(vuzp1q_s16(zero, zero));
+    let mut quantized = [op!(vdupq_n_s32(0)); 4];
+    for (step, quantized) in quantized.iter_mut().enumerate() {
+        let ab = pair::<0, 1>(inputs, step, at, inverse);
+        let cd = pair::<2, 3>(inputs, step, at, inverse);
+        let ab = op!(vqmovn_s16(vaddq_s16(ab, zero)));
+        let bytes = op!(vqmovn_high_s16(ab, vaddq_s16(cd, zero)));
+        *quantized = op!(vreinterpretq_s32_s8(vqtbl1q_s8(bytes, transpose)));
+    }
+    quantized
+}
+
+/// Four tokens from `at` of inputs `A` and `B` of a step, rounded, without the zero point.
+///
+/// The definition clamps `round(x) + zero` to −128..=127 and makes −128 of NaN. Here x + ROUND has
+/// the rounded x in its lowest 16 bits, since |x| < 300 for a token that is there; a NaN becomes
+/// −512, which the saturating narrowing after the zero point makes −128.
+#[inline(always)]
+fn pair<const A: i32, const B: i32>(
+    inputs: &Inputs<'_>,
+    step: usize,
+    at: usize,
+    inverse: float32x4_t,
+) -> int16x8_t {
+    let columns = inputs.columns.as_chunks::<4>().0;
+    let factors = inputs.factors.as_chunks::<4>().0;
+    let (columns, factors) = (&columns[step % 4], &factors[step % 4]);
+    // SAFETY: four floats, and four from `at` = 0, 4, 8 or 12 of sixteen.
+    let (factors, a, b) = unsafe {
+        (
+            vld1q_f32(factors.as_ptr()),
+            vld1q_f32(columns[A as usize].as_ptr().add(at)),
+            vld1q_f32(columns[B as usize].as_ptr().add(at)),
+        )
+    };
+    let round = op!(vdupq_n_f32(math::ROUND));
+    let least = op!(vdupq_n_f32(math::ROUND - 512.0));
+    let a = op!(vmulq_f32(vmulq_laneq_f32::<A>(a, factors), inverse));
+    let b = op!(vmulq_f32(vmulq_laneq_f32::<B>(b, factors), inverse));
+    let a = op!(vmaxnmq_f32(vaddq_f32(a, round), least));
+    let b = op!(vmaxnmq_f32(vaddq_f32(b, round), least));
+    op!(vuzp1q_s16(vreinterpretq_s16_f32(a), vreinterpretq_s16_f32(b)))
+}
