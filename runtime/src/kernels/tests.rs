@@ -526,3 +526,11 @@ fn names_are_those_of_the_registry() {
     }
     assert!(by_name("abacus").is_none());
 }
+
+/// Shows the backends of this processor, for scripts: `--nocapture`.
+#[test]
+fn available_backends() {
+    let names: Vec<&str> = available().map(|backend| backend.name()).collect();
+    assert_eq!(names.first(), Some(&"scalar"));
+    std::println!("available: {}", names.join(" "));
+}
