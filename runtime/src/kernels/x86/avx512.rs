@@ -204,14 +204,25 @@ fn dot<const Q: usize, const T: usize>(
     for index in steps / 4 * 4..steps {
         step::<Q, T>(weights, panels, index, &mut sums);
     }
-    let mut settled = [[[op!(_mm512_setzero_si512()); T]; 4]; Q];
-    for (settled, sums) in settled.iter_mut().zip(&sums) {
-        *settled = settle(sums);
-    }
-    for (quad, sums) in settled.iter().enumerate() {
-        for tile in 0..T {
-            let sums = [[sums[0][tile]], [sums[1][tile]], [sums[2][tile]], [sums[3][tile]]];
-            sink.put(Acc { row: quad * 4, tile, part: 0, sums });
+    // Written out: an array that is read in a loop would live in memory.
+    put::<Q, T, 0>(&sums, sink);
+    put::<Q, T, 1>(&sums, sink);
+    put::<Q, T, 2>(&sums, sink);
+    put::<Q, T, 3>(&sums, sink);
+}
+
+/// Hands on the sums of four rows, if there are so many.
+#[inline(always)]
+fn put<const Q: usize, const T: usize, const QUAD: usize>(
+    sums: &[[[__m512i; T]; 4]; Q],
+    sink: &mut impl Sink<__m512i>,
+) {
+    if QUAD < Q {
+        let [a, b, c, d] = &sums[QUAD];
+        sink.put(Acc { row: QUAD * 4, tile: 0, part: 0, sums: [[a[0]], [b[0]], [c[0]], [d[0]]] });
+        if T > 1 {
+            let sums = [[a[1 % T]], [b[1 % T]], [c[1 % T]], [d[1 % T]]];
+            sink.put(Acc { row: QUAD * 4, tile: 1, part: 0, sums });
         }
     }
 }
