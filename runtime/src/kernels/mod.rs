@@ -10,6 +10,8 @@
 //! inputs and scattering outputs is a choice of columns and costs nothing, and every reduction
 //! over features adds whole vectors.
 
+#[cfg(any(cortex_m_dsp, cortex_m_mve))]
+pub mod cortex_m;
 pub mod generic;
 mod registry;
 pub mod scalar;

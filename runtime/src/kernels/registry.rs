@@ -23,6 +23,12 @@ pub fn entries() -> &'static [Entry] {
                 needs: "nothing: what the compiler may use everywhere",
                 detect: || Some(&wide::WIDE),
             },
+            #[cfg(cortex_m_dsp)]
+            Entry {
+                name: "dsp",
+                needs: "the DSP extension and VFP",
+                detect: || Some(&super::cortex_m::dsp::Dsp),
+            },
             #[cfg(target_arch = "x86_64")]
             Entry { name: "avx2", needs: "AVX2", detect: super::x86::avx2 },
             #[cfg(target_arch = "x86_64")]

@@ -1,0 +1,123 @@
+//! The DSP extension: two products of 16-bit numbers per instruction, single-precision VFP.
+
+mod kernel;
+mod pack;
+
+use crate::format::{TILE_DEPTH, TILE_ROWS, round_up};
+use crate::kernels::scalar::{Scalar, activate, live};
+use crate::kernels::{
+    Attend, Backend, Column, GroupFloat, GroupI8, Norm, Output, PANEL_BYTES, Pack, Panels,
+    TILE_TOKENS, TileScales,
+};
+
+use kernel::{KERNELS, Row};
+
+/// Tokens that a kernel takes at once, as many as there are accumulators.
+const TOGETHER: usize = 6;
+
+/// Bytes of an input of one token.
+const TOKEN_BYTES: usize = PANEL_BYTES / TILE_TOKENS;
+
+/// The backend.
+#[derive(Debug, Clone, Copy)]
+pub struct Dsp;
+
+/// The parts of a tile of `live` tokens: where each begins, and its tokens.
+#[inline(always)]
+fn parts(live: usize) -> impl Iterator<Item = (usize, usize)> {
+    let live = live.min(TILE_TOKENS);
+    (0..live).step_by(TOGETHER).map(move |first| (first, (live - first).min(TOGETHER)))
+}
+
+impl Backend for Dsp {
+    fn name(&self) -> &'static str {
+        "dsp"
+    }
+
+    fn scales(&self, x: &[Column], equalize: &[f32], live: usize) -> TileScales {
+        Scalar.scales(x, equalize, live)
+    }
+
+    fn panel_bytes(&self, capacity: usize) -> usize {
+        PANEL_BYTES * capacity
+    }
+
+    /// The panel is `[parts of up to 6 tokens][capacity / 4][tokens][2]` pairs of i16: inputs 0
+    /// and 2 of four, then 1 and 3.
+    fn pack(&self, job: &Pack<'_>, capacity: usize, panel: &mut [u8]) {
+        for (first, tokens) in parts(job.live) {
+            let at = TOKEN_BYTES * (first * capacity + job.at * tokens);
+            let end = TOKEN_BYTES * (first + tokens) * capacity;
+            let part = panel.get_mut(at..end).unwrap_or_default();
+            pack::pack(job, first, tokens, part);
+        }
+    }
+
+    fn matmul_i8(
+        &self,
+        group: &GroupI8<'_>,
+        panels: &Panels<'_>,
+        scales: &[TileScales],
+        out: &mut Output<'_>,
+    ) {
+        let depth = round_up(group.depth, TILE_DEPTH);
+        let tiles = out.tokens.div_ceil(TILE_TOKENS).min(scales.len());
+        let stride = PANEL_BYTES * panels.capacity;
+        let rows = group.outputs.len();
+        if depth == 0
+            || depth > panels.capacity
+            || panels.bytes.len() < tiles * stride
+            || group.block.len() < round_up(rows, TILE_ROWS) * depth
+        {
+            return;
+        }
+        let values = group.bias.iter().zip(group.scale).zip(group.sum);
+        for ((r, output), ((bias, scale), sum)) in group.outputs.iter().enumerate().zip(values) {
+            if output >= out.features {
+                continue;
+            }
+            let at = r / TILE_ROWS * TILE_ROWS * depth + r % TILE_ROWS * TILE_DEPTH;
+            let weights = group.block.as_ptr().wrapping_add(at);
+            let row = Row {
+                end: weights.wrapping_add(TILE_ROWS * depth),
+                minus_sum: sum.wrapping_neg(),
+                weights,
+                scale: *scale,
+                bias: *bias,
+            };
+            let tiles = panels.bytes.chunks_exact(stride).zip(scales);
+            let tiles = tiles.zip(out.columns.chunks_exact_mut(out.features)).enumerate();
+            for (tile, ((panel, scales), columns)) in tiles {
+                let Some(column) = columns.get_mut(output) else { return };
+                for (first, tokens) in parts(live(out.tokens, tile)) {
+                    let Some(kernel) = KERNELS.get(tokens - 1) else { return };
+                    let part = panel.as_ptr().wrapping_add(TOKEN_BYTES * first * panels.capacity);
+                    let lanes = (&raw const *scales).cast::<f32>().wrapping_add(first);
+                    let to = column.as_mut_ptr().wrapping_add(first);
+                    // SAFETY: the checks above leave depth / 16 blocks of weights from `weights`
+                    // on, each with its row's 16 bytes first, and room for `depth` inputs of the
+                    // part's tokens in the panel. `first + tokens` is at most 16, so that the
+                    // tokens' scales, zeros and places in the column exist.
+                    unsafe { kernel(&row, part, lanes, to) };
+                    if group.activation.is_some() {
+                        for y in column.iter_mut().skip(first).take(tokens) {
+                            *y = activate(*y, group.activation);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn matmul_float(&self, group: &GroupFloat<'_>, panels: &[Column], out: &mut Output<'_>) {
+        Scalar.matmul_float(group, panels, out);
+    }
+
+    fn norm(&self, x: &mut [Column], add: &[Column], norm: &Norm<'_>, live: usize) {
+        Scalar.norm(x, add, norm, live);
+    }
+
+    fn attend(&self, job: &Attend<'_>, scores: &mut [Column], context: &mut [Column]) {
+        Scalar.attend(job, scores, context);
+    }
+}
