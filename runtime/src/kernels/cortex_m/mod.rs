@@ -7,3 +7,6 @@
 
 #[cfg(cortex_m_dsp)]
 pub mod dsp;
+#[cfg(cortex_m_mve)]
+pub mod helium;
+mod quantize;
