@@ -1,6 +1,7 @@
 //! Helium: sixteen products of bytes per instruction.
 
 mod kernel;
+mod quantize;
 
 use crate::format::{TILE_DEPTH, TILE_ROWS, round_up};
 use crate::kernels::scalar::{Scalar, activate, live};
@@ -11,7 +12,8 @@ use crate::kernels::{
 use crate::view::Indices;
 
 use super::quantize::{STEP, quantized, steps};
-use kernel::{Job, multiply};
+use kernel::{Job, has_floats, multiply};
+use quantize::Step;
 
 /// Tokens that the kernel takes at once.
 const TOGETHER: usize = 2;
@@ -26,7 +28,8 @@ impl Backend for Helium {
     }
 
     fn scales(&self, x: &[Column], equalize: &[f32], live: usize) -> TileScales {
-        Scalar.scales(x, equalize, live)
+        let scales = has_floats().then(|| quantize::scales(x, equalize, live)).flatten();
+        scales.unwrap_or_else(|| Scalar.scales(x, equalize, live))
     }
 
     fn panel_bytes(&self, capacity: usize) -> usize {
@@ -35,20 +38,13 @@ impl Backend for Helium {
 
     /// The panel is `[8 pairs of tokens][capacity / 16][2][16]`, int8.
     fn pack(&self, job: &Pack<'_>, capacity: usize, panel: &mut [u8]) {
-        let pair_bytes = (TOGETHER * capacity).max(1);
+        let mut step = has_floats().then(|| Step::new(job.live, capacity));
         steps(job, |i, columns, factors| {
             let at = job.at + i * STEP;
             let at = at / TILE_DEPTH * TOGETHER * TILE_DEPTH + at % TILE_DEPTH;
-            for (t, pair) in (0..TILE_TOKENS / TOGETHER).zip(panel.chunks_exact_mut(pair_bytes)) {
-                for half in 0..TOGETHER {
-                    let t = t * TOGETHER + half;
-                    if t >= job.live {
-                        return;
-                    }
-                    let place = pair.get_mut(at + half * TILE_DEPTH..);
-                    let Some(place) = place.and_then(|p| p.first_chunk_mut()) else { return };
-                    *place = quantized(job, t, columns, factors).map(|q| q as u8);
-                }
+            let vectors = step.as_mut();
+            if !vectors.is_some_and(|s| s.pack(job, capacity, (columns, factors), panel, at)) {
+                pack_step(job, capacity, (columns, factors), panel, at);
             }
         });
     }
@@ -80,7 +76,7 @@ impl Backend for Helium {
         {
             return;
         }
-        let floats = kernel::has_floats() && stays_normal(group, scales, out.tokens);
+        let floats = has_floats() && stays_normal(group, scales.get(..tiles).unwrap_or_default());
         let mut job = Job {
             weights: group.block.as_ptr(),
             end: group.block.as_ptr().wrapping_add(TILE_ROWS * depth),
@@ -164,6 +160,25 @@ impl Backend for Helium {
     }
 }
 
+/// Quantizes four inputs of the job's tokens to `at` of the panel, with scalar floats.
+fn pack_step(
+    job: &Pack<'_>,
+    capacity: usize,
+    (columns, factors): ([&Column; STEP], [f32; STEP]),
+    panel: &mut [u8],
+    at: usize,
+) {
+    let pairs = panel.chunks_exact_mut((TOGETHER * capacity).max(1));
+    let places = pairs.flat_map(|pair| {
+        pair.get_mut(at..).unwrap_or_default().chunks_mut(TILE_DEPTH).take(TOGETHER)
+    });
+    for (t, place) in (0..job.live.min(TILE_TOKENS)).zip(places) {
+        if let Some(place) = place.first_chunk_mut() {
+            *place = quantized(job, t, columns, factors).map(|q| q as u8);
+        }
+    }
+}
+
 /// 2⁻¹⁰⁰: neither the sum nor the difference of two floats from here on is subnormal, with room
 /// for a rounding, since it is 0 or at least 2⁻²³ of the smaller.
 const SMALL: f32 = f32::from_bits((127 - 100) << 23);
@@ -175,18 +190,14 @@ const SMALL: f32 = f32::from_bits((127 - 100) << 23);
 /// `row_scale`). If every v is 0, or such that s × v is at least [`SMALL`] for the smallest s
 /// above 0, then `exact`, an integer, times it is 0 or at least `SMALL`, too; and if b is 0 or at
 /// least `SMALL`, the sum of both is 0 or normal.
-fn stays_normal(group: &GroupI8<'_>, scales: &[TileScales], tokens: usize) -> bool {
-    let mut smallest = f32::MAX;
-    for (tile, scales) in scales.iter().enumerate() {
-        for s in scales.scale.iter().take(live(tokens, tile)) {
-            smallest = if *s > 0.0 && *s < smallest { *s } else { smallest };
-        }
-    }
-    let least = SMALL / smallest;
-    let least = if least > f32::MIN_POSITIVE { least } else { f32::MIN_POSITIVE };
+fn stays_normal(group: &GroupI8<'_>, scales: &[TileScales]) -> bool {
     // As numbers, the bits of positive floats have their order; 0 becomes the highest.
     let lowest = |values: &[f32]| {
         values.iter().map(|v| (v.to_bits() & 0x7fff_ffff).wrapping_sub(1)).fold(u32::MAX, u32::min)
     };
+    // Scales without a token are zeros, or make this stricter than it need be.
+    let smallest = scales.iter().map(|s| lowest(&s.scale)).fold(f32::INFINITY.to_bits(), u32::min);
+    let least = SMALL / f32::from_bits(smallest);
+    let least = if least > f32::MIN_POSITIVE { least } else { f32::MIN_POSITIVE };
     lowest(group.scale) >= least.to_bits() - 1 && lowest(group.bias) >= SMALL.to_bits() - 1
 }
