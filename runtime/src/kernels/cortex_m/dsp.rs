@@ -10,6 +10,7 @@ use crate::kernels::{
     TILE_TOKENS, TileScales,
 };
 
+use crate::kernels::wide::WIDE;
 use kernel::{KERNELS, Row};
 
 /// Tokens that a kernel takes at once, as many as there are accumulators.
@@ -110,14 +111,14 @@ impl Backend for Dsp {
     }
 
     fn matmul_float(&self, group: &GroupFloat<'_>, panels: &[Column], out: &mut Output<'_>) {
-        Scalar.matmul_float(group, panels, out);
+        WIDE.matmul_float(group, panels, out);
     }
 
     fn norm(&self, x: &mut [Column], add: &[Column], norm: &Norm<'_>, live: usize) {
-        Scalar.norm(x, add, norm, live);
+        WIDE.norm(x, add, norm, live);
     }
 
     fn attend(&self, job: &Attend<'_>, scores: &mut [Column], context: &mut [Column]) {
-        Scalar.attend(job, scores, context);
+        WIDE.attend(job, scores, context);
     }
 }

@@ -9,6 +9,7 @@ use crate::kernels::{
     Attend, Backend, Column, GroupFloat, GroupI8, Norm, Output, Pack, Panels, TILE_TOKENS,
     TileScales,
 };
+use crate::kernels::wide::WIDE;
 use crate::view::Indices;
 
 use super::quantize::{STEP, quantized, steps};
@@ -148,15 +149,15 @@ impl Backend for Helium {
     }
 
     fn matmul_float(&self, group: &GroupFloat<'_>, panels: &[Column], out: &mut Output<'_>) {
-        Scalar.matmul_float(group, panels, out);
+        WIDE.matmul_float(group, panels, out);
     }
 
     fn norm(&self, x: &mut [Column], add: &[Column], norm: &Norm<'_>, live: usize) {
-        Scalar.norm(x, add, norm, live);
+        WIDE.norm(x, add, norm, live);
     }
 
     fn attend(&self, job: &Attend<'_>, scores: &mut [Column], context: &mut [Column]) {
-        Scalar.attend(job, scores, context);
+        WIDE.attend(job, scores, context);
     }
 }
 
