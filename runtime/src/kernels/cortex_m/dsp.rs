@@ -4,13 +4,14 @@ mod kernel;
 mod pack;
 
 use crate::format::{TILE_DEPTH, TILE_ROWS, round_up};
-use crate::kernels::scalar::{Scalar, activate, live};
+use crate::kernels::generic::{attention, float, matmul};
+use crate::kernels::scalar::{activate, live};
 use crate::kernels::{
-    Attend, Backend, Column, GroupFloat, GroupI8, Norm, Output, PANEL_BYTES, Pack, Panels,
-    TILE_TOKENS, TileScales,
+    Attend, Backend, Column, FloatBlock, GroupFloat, GroupI8, Norm, Output, PANEL_BYTES, Pack,
+    Panels, TILE_TOKENS, TileScales,
 };
 
-use crate::kernels::wide::WIDE;
+use super::pairs::Pairs;
 use kernel::{KERNELS, Row};
 
 /// Tokens that a kernel takes at once, as many as there are accumulators.
@@ -36,7 +37,7 @@ impl Backend for Dsp {
     }
 
     fn scales(&self, x: &[Column], equalize: &[f32], live: usize) -> TileScales {
-        Scalar.scales(x, equalize, live)
+        float::scales(Pairs, x, equalize, live)
     }
 
     fn panel_bytes(&self, capacity: usize) -> usize {
@@ -111,14 +112,17 @@ impl Backend for Dsp {
     }
 
     fn matmul_float(&self, group: &GroupFloat<'_>, panels: &[Column], out: &mut Output<'_>) {
-        WIDE.matmul_float(group, panels, out);
+        match group.block {
+            FloatBlock::F32(block) => matmul::float(Pairs, group, block, panels, out),
+            FloatBlock::F16(block) => matmul::float(Pairs, group, block, panels, out),
+        }
     }
 
     fn norm(&self, x: &mut [Column], add: &[Column], norm: &Norm<'_>, live: usize) {
-        WIDE.norm(x, add, norm, live);
+        float::norm(Pairs, x, add, norm, live);
     }
 
     fn attend(&self, job: &Attend<'_>, scores: &mut [Column], context: &mut [Column]) {
-        WIDE.attend(job, scores, context);
+        attention::attend(Pairs, job, scores, context);
     }
 }

@@ -1,18 +1,21 @@
 //! Helium: sixteen products of bytes per instruction.
 
+mod gelu;
 mod kernel;
 mod quantize;
 
 use crate::format::{TILE_DEPTH, TILE_ROWS, round_up};
-use crate::kernels::scalar::{Scalar, activate, live};
+use crate::kernels::generic::{attention, float, matmul};
+use crate::kernels::scalar::{activate, live};
 use crate::kernels::{
-    Attend, Backend, Column, GroupFloat, GroupI8, Norm, Output, Pack, Panels, TILE_TOKENS,
-    TileScales,
+    Activation, Attend, Backend, Column, FloatBlock, GroupFloat, GroupI8, Norm, Output, Pack,
+    Panels, TILE_TOKENS, TileScales,
 };
-use crate::kernels::wide::WIDE;
 use crate::view::Indices;
 
+use super::pairs::Pairs;
 use super::quantize::{STEP, quantized, steps};
+use gelu::gelu;
 use kernel::{Job, has_floats, multiply};
 use quantize::Step;
 
@@ -30,7 +33,7 @@ impl Backend for Helium {
 
     fn scales(&self, x: &[Column], equalize: &[f32], live: usize) -> TileScales {
         let scales = has_floats().then(|| quantize::scales(x, equalize, live)).flatten();
-        scales.unwrap_or_else(|| Scalar.scales(x, equalize, live))
+        scales.unwrap_or_else(|| float::scales(Pairs, x, equalize, live))
     }
 
     fn panel_bytes(&self, capacity: usize) -> usize {
@@ -136,6 +139,9 @@ impl Backend for Helium {
             let values = group.bias.iter().zip(group.scale).zip(group.sum);
             for (output, ((bias, scale), sum)) in group.outputs.iter().zip(values) {
                 let Some(column) = columns.get_mut(output) else { return };
+                if floats && group.activation == Some(Activation::Gelu) && gelu(column, live) {
+                    continue;
+                }
                 for (t, y) in column.iter_mut().enumerate().take(live) {
                     if !floats {
                         let products = y.to_bits() as i32;
@@ -149,15 +155,18 @@ impl Backend for Helium {
     }
 
     fn matmul_float(&self, group: &GroupFloat<'_>, panels: &[Column], out: &mut Output<'_>) {
-        WIDE.matmul_float(group, panels, out);
+        match group.block {
+            FloatBlock::F32(block) => matmul::float(Pairs, group, block, panels, out),
+            FloatBlock::F16(block) => matmul::float(Pairs, group, block, panels, out),
+        }
     }
 
     fn norm(&self, x: &mut [Column], add: &[Column], norm: &Norm<'_>, live: usize) {
-        WIDE.norm(x, add, norm, live);
+        float::norm(Pairs, x, add, norm, live);
     }
 
     fn attend(&self, job: &Attend<'_>, scores: &mut [Column], context: &mut [Column]) {
-        WIDE.attend(job, scores, context);
+        attention::attend(Pairs, job, scores, context);
     }
 }
 

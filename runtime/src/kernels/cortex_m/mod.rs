@@ -9,4 +9,5 @@
 pub mod dsp;
 #[cfg(cortex_m_mve)]
 pub mod helium;
+mod pairs;
 mod quantize;

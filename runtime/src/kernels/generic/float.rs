@@ -7,7 +7,12 @@ use super::{Simd, parts};
 
 /// See [`crate::kernels::Backend::scales`].
 #[inline(always)]
-pub(super) fn scales<S: Simd>(s: S, x: &[Column], equalize: &[f32], live: usize) -> TileScales {
+pub(in crate::kernels) fn scales<S: Simd>(
+    s: S,
+    x: &[Column],
+    equalize: &[f32],
+    live: usize,
+) -> TileScales {
     let mut scales = TileScales::EMPTY;
     let mut lowest = [0.0; TILE_TOKENS];
     let mut highest = [0.0; TILE_TOKENS];
@@ -40,7 +45,13 @@ pub(super) fn scales<S: Simd>(s: S, x: &[Column], equalize: &[f32], live: usize)
 
 /// See [`crate::kernels::Backend::norm`].
 #[inline(always)]
-pub(super) fn norm<S: Simd>(s: S, x: &mut [Column], add: &[Column], norm: &Norm<'_>, live: usize) {
+pub(in crate::kernels) fn norm<S: Simd>(
+    s: S,
+    x: &mut [Column],
+    add: &[Column],
+    norm: &Norm<'_>,
+    live: usize,
+) {
     let count = s.splat(x.len() as f32);
     for part in 0..parts::<S>(live) {
         for (x, a) in x.iter_mut().zip(add) {
@@ -113,7 +124,7 @@ fn horner<S: Simd, const N: usize>(s: S, x: S::F, coefficients: &[f32; N]) -> S:
 
 /// `f(x)` by the definitions of [`math`].
 #[inline(always)]
-pub(super) fn activate<S: Simd>(s: S, x: S::F, activation: Option<Activation>) -> S::F {
+pub(in crate::kernels) fn activate<S: Simd>(s: S, x: S::F, activation: Option<Activation>) -> S::F {
     match activation {
         None => x,
         Some(Activation::Gelu) => gelu(s, x),

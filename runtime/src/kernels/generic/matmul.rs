@@ -144,7 +144,7 @@ pub(super) fn int8<S: Dot>(
 
 /// See [`crate::kernels::Backend::matmul_float`].
 #[inline(always)]
-pub(super) fn float<S: Simd, W: FloatWeight>(
+pub(in crate::kernels) fn float<S: Simd, W: FloatWeight>(
     s: S,
     group: &GroupFloat<'_>,
     block: &[W],

@@ -1,8 +1,8 @@
 //! Each algorithm once, over vectors of tokens; an instruction set supplies the vectors.
 
-mod attention;
-mod float;
-mod matmul;
+pub(in crate::kernels) mod attention;
+pub(in crate::kernels) mod float;
+pub(in crate::kernels) mod matmul;
 mod simd;
 
 pub use simd::{Acc, Dot, Isa, Operation, Simd, Steps, Weights};
