@@ -24,6 +24,9 @@ use grouse_runtime::view::Indices;
 
 use crate::semihosting::{exit, fail, output};
 
+/// A primitive run by a backend on the job of a seed; gives a hash of the results.
+type Job = fn(&dyn Backend, u32) -> u32;
+
 /// Jobs of each primitive.
 const JOBS: u32 = 400;
 /// Most tokens, in three tiles.
@@ -42,7 +45,7 @@ fn main() -> ! {
     let Some(mut out) = output() else { fail(&"there is no output") };
     let mut equal = 0;
     for seed in 0..JOBS {
-        let jobs: [(&str, fn(&dyn Backend, u32) -> u32); 5] = [
+        let jobs: [(&str, Job); 5] = [
             ("int8", int8),
             ("float", float),
             ("norm", norm),
@@ -178,6 +181,11 @@ fn int8(backend: &dyn Backend, seed: u32) -> u32 {
     equalize.iter_mut().for_each(|e| {
         *e = if tiny { random.wild().abs().min(1e30) } else { random.float().abs() };
     });
+    // Subnormal activations that factors make large enough to count.
+    if seed % 13 == 12 {
+        x.as_flattened_mut().iter_mut().for_each(|x| *x = random.float() * 1e-39);
+        equalize = [1e12; FEATURES];
+    }
     let shared_list: [u16; 48] = random.list(shared, FEATURES);
     let own_list: [u16; MOST_DEPTH] = random.list(own, FEATURES);
     let own_inputs = if ranges {
@@ -343,6 +351,13 @@ fn scales(backend: &dyn Backend, seed: u32) -> u32 {
     equalize.iter_mut().for_each(|e| {
         *e = if flag(seed, 1) { random.wild().abs().min(1e30) } else { random.float().abs() };
     });
+    // Rows just above that, with subnormal lowest ends that would show if they were flushed.
+    if seed % 4 == 3 {
+        x.as_flattened_mut().iter_mut().for_each(|x| {
+            *x = if random.next() % 8 == 0 { -1e-39 } else { random.float().abs() * 2e-35 };
+        });
+        equalize = [1e5; FEATURES];
+    }
     let scales = backend.scales(&x[..features], &equalize[..features], live);
     let mut hash = Hash(seed);
     for t in 0..live {
