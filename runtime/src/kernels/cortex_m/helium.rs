@@ -1,11 +1,12 @@
 //! Helium: sixteen products of bytes per instruction.
 
+mod attention;
 mod gelu;
 mod kernel;
 mod quantize;
 
 use crate::format::{TILE_DEPTH, TILE_ROWS, round_up};
-use crate::kernels::generic::{attention, float, matmul};
+use crate::kernels::generic::{self, float, matmul};
 use crate::kernels::scalar::{activate, live};
 use crate::kernels::{
     Activation, Attend, Backend, Column, FloatBlock, GroupFloat, GroupI8, Norm, Output, Pack,
@@ -166,7 +167,11 @@ impl Backend for Helium {
     }
 
     fn attend(&self, job: &Attend<'_>, scores: &mut [Column], context: &mut [Column]) {
-        attention::attend(Pairs, job, scores, context);
+        if has_floats() {
+            attention::attend(job, scores, context);
+        } else {
+            generic::attention::attend(Pairs, job, scores, context);
+        }
     }
 }
 

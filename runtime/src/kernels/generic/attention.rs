@@ -27,14 +27,24 @@ pub(in crate::kernels) fn attend<S: Simd>(
 
 /// The columns of the tile that holds `token`, from feature `first`.
 #[inline(always)]
-fn tile<'a>(job: &Attend<'a>, token: usize, first: usize, count: usize) -> &'a [Column] {
+pub(in crate::kernels) fn tile<'a>(
+    job: &Attend<'a>,
+    token: usize,
+    first: usize,
+    count: usize,
+) -> &'a [Column] {
     let at = token / TILE_TOKENS * job.stride + first;
     job.qkv.get(at..).and_then(|rest| rest.get(..count)).unwrap_or_default()
 }
 
 /// `scores[j] = Σ q[d] × k[d][j]`, d ascending.
 #[inline(always)]
-fn score<S: Simd>(s: S, job: &Attend<'_>, scores: &mut [Column], part: usize) {
+pub(in crate::kernels) fn score<S: Simd>(
+    s: S,
+    job: &Attend<'_>,
+    scores: &mut [Column],
+    part: usize,
+) {
     let mut token = job.first;
     let mut rest = scores;
     while !rest.is_empty() {
@@ -62,7 +72,7 @@ fn score<S: Simd>(s: S, job: &Attend<'_>, scores: &mut [Column], part: usize) {
 
 /// Softmax over the columns, after multiplying with `factor`.
 #[inline(always)]
-fn softmax<S: Simd>(s: S, scores: &mut [Column], part: usize, factor: f32) {
+pub(in crate::kernels) fn softmax<S: Simd>(s: S, scores: &mut [Column], part: usize, factor: f32) {
     let mut highest = s.splat(f32::MIN);
     let factor = s.splat(factor);
     for x in scores.iter_mut() {
@@ -82,7 +92,13 @@ fn softmax<S: Simd>(s: S, scores: &mut [Column], part: usize, factor: f32) {
 
 /// `context[d] = Σ scores[j] × v[d][j]`, j ascending.
 #[inline(always)]
-fn mix<S: Simd>(s: S, job: &Attend<'_>, scores: &[Column], context: &mut [Column], part: usize) {
+pub(in crate::kernels) fn mix<S: Simd>(
+    s: S,
+    job: &Attend<'_>,
+    scores: &[Column],
+    context: &mut [Column],
+    part: usize,
+) {
     let size = context.len();
     for (chunk, out) in context.chunks_mut(TOGETHER).enumerate() {
         let first = job.value + chunk * TOGETHER;

@@ -306,13 +306,20 @@ fn norm(backend: &dyn Backend, seed: u32) -> u32 {
 #[inline(never)]
 fn attend(backend: &dyn Backend, seed: u32) -> u32 {
     let mut random = Random::new(seed, 4);
-    let size = random.within(1, 40);
+    // Mostly such as heads have.
+    let size = if seed % 4 > 0 { 8 * random.within(1, 5) } else { random.within(1, 40) };
     let (first, count) = (random.within(0, 15), random.within(1, MOST_TOKENS - 15));
     let stride = 2 * size + 3;
     let mut qkv = [[0.0; TILE_TOKENS]; TILES * 83];
     random.columns(&mut qkv, seed % 5 == 4);
     let mut query = [[0.0; TILE_TOKENS]; 40];
     random.columns(&mut query, seed % 7 == 4);
+    // Tiny products, and weights that are far apart.
+    let small = [1.0, 1.0, 1e-20, 1.0, 30.0][seed as usize % 5];
+    query.as_flattened_mut().iter_mut().for_each(|q| *q *= small);
+    if seed % 10 == 2 {
+        qkv.as_flattened_mut().iter_mut().for_each(|x| *x *= 1e-19);
+    }
     let mut hash = Hash(seed);
     for tile in first / TILE_TOKENS..(first + count).div_ceil(TILE_TOKENS) {
         let start = tile * TILE_TOKENS;
