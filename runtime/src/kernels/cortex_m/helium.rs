@@ -134,7 +134,7 @@ impl Backend for Helium {
         if floats && group.activation.is_none() {
             return;
         }
-        let tiles = out.columns.chunks_exact_mut(out.features).zip(scales).take(tiles);
+        let tiles = out.columns.chunks_exact_mut(out.features.max(1)).zip(scales).take(tiles);
         for (tile, (columns, scales)) in tiles.enumerate() {
             let live = live(out.tokens, tile);
             let values = group.bias.iter().zip(group.scale).zip(group.sum);

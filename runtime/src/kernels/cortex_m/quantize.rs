@@ -1,7 +1,7 @@
 //! Quantizing four inputs of a tile's tokens at a time, with scalar floats.
 
 use crate::kernels::scalar::quantize;
-use crate::kernels::{Column, Pack};
+use crate::kernels::{Column, Pack, TILE_TOKENS};
 use crate::math::ROUND;
 use crate::view::Indices;
 
@@ -52,7 +52,7 @@ pub(super) fn steps(job: &Pack<'_>, mut sink: impl FnMut(usize, [&Column; STEP],
     }
 }
 
-/// Four inputs of token `t`, below 16, in −128..=127.
+/// Four inputs of token `t` (modulo 16) in −128..=127.
 #[inline(always)]
 pub(super) fn quantized(
     job: &Pack<'_>,
@@ -60,6 +60,7 @@ pub(super) fn quantized(
     columns: [&Column; STEP],
     factors: [f32; STEP],
 ) -> [i32; STEP] {
+    let t = t % TILE_TOKENS;
     let (inverse, zero) = (job.scales.inverse[t], job.scales.zero[t]);
     // As `quantize` does, with the rounded value taken from the bits of the sum.
     let rounded: [u32; STEP] = core::array::from_fn(|i| {

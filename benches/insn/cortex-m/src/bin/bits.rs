@@ -315,8 +315,16 @@ fn attend(backend: &dyn Backend, seed: u32) -> u32 {
     let mut query = [[0.0; TILE_TOKENS]; 40];
     random.columns(&mut query, seed % 7 == 4);
     // Tiny products, and weights that are far apart.
-    let small = [1.0, 1.0, 1e-20, 1.0, 30.0][seed as usize % 5];
+    let small = [1.0, 1.0, 1e-20, 30.0, 30.0][seed as usize % 5];
     query.as_flattened_mut().iter_mut().for_each(|q| *q *= small);
+    // The smallest weights by the smallest values, without larger products that would hide these.
+    if seed % 10 == 3 {
+        for tile in qkv[..TILES * stride].chunks_exact_mut(stride) {
+            for value in tile[size + 2..].as_flattened_mut() {
+                *value = if random.next() % 4 == 0 { 2e-12_f32.copysign(*value) } else { 0.0 };
+            }
+        }
+    }
     if seed % 10 == 2 {
         qkv.as_flattened_mut().iter_mut().for_each(|x| *x *= 1e-19);
     }
