@@ -87,8 +87,8 @@ impl Backend for Dsp {
                 scale: *scale,
                 bias: *bias,
             };
-            let tiles = panels.bytes.chunks_exact(stride).zip(scales);
-            let tiles = tiles.zip(out.columns.chunks_exact_mut(out.features)).enumerate();
+            let tiles = panels.bytes.chunks_exact(stride.max(1)).zip(scales);
+            let tiles = tiles.zip(out.columns.chunks_exact_mut(out.features.max(1))).enumerate();
             for (tile, ((panel, scales), columns)) in tiles {
                 let Some(column) = columns.get_mut(output) else { return };
                 for (first, tokens) in parts(live(out.tokens, tile)) {

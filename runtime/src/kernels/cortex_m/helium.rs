@@ -143,11 +143,12 @@ impl Backend for Helium {
                 if floats && group.activation == Some(Activation::Gelu) && gelu(column, live) {
                     continue;
                 }
-                for (t, y) in column.iter_mut().enumerate().take(live) {
+                let lanes = column.iter_mut().zip(&scales.zero).zip(&scales.scale);
+                for ((y, zero), of_token) in lanes.take(live) {
                     if !floats {
                         let products = y.to_bits() as i32;
-                        let exact = products.wrapping_sub(scales.zero[t].wrapping_mul(*sum));
-                        *y = exact as f32 * (scales.scale[t] * scale) + bias;
+                        let exact = products.wrapping_sub(zero.wrapping_mul(*sum));
+                        *y = exact as f32 * (of_token * scale) + bias;
                     }
                     *y = activate(*y, group.activation);
                 }

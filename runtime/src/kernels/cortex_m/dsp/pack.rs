@@ -7,7 +7,7 @@ use super::TOKEN_BYTES;
 
 /// Quantizes `tokens` tokens from `first` on; the part begins at the first input's place.
 pub(super) fn pack(job: &Pack<'_>, first: usize, tokens: usize, part: &mut [u8]) {
-    let mut places = part.chunks_exact_mut(STEP * TOKEN_BYTES * tokens);
+    let mut places = part.chunks_exact_mut((STEP * TOKEN_BYTES * tokens).max(1));
     steps(job, |_, columns, factors| {
         let Some(step) = places.next() else { return };
         let (places, _) = step.as_chunks_mut::<{ STEP * TOKEN_BYTES }>();
