@@ -101,7 +101,8 @@ fn guest(target: &Target) -> Result<PathBuf> {
     let triple = triple.as_ref().map_or(&[][..], |words| &words[..]);
     match target.runner {
         Runner::Machine(machine) => {
-            cargo(&Path::new(FOLDER).join("cortex-m"), triple, target.rustflags, Some(machine))
+            let words = [&["--bin", "grouse-insn-cortex-m"], triple].concat();
+            cargo(&Path::new(FOLDER).join("cortex-m"), &words, target.rustflags, Some(machine))
         }
         Runner::Native | Runner::User { .. } => {
             let words = [&["-p", "grouse-insn-guest"], triple].concat();

@@ -12,6 +12,8 @@
 
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 pub mod aarch64;
+#[cfg(any(cortex_m_dsp, cortex_m_mve))]
+pub mod cortex_m;
 pub mod generic;
 mod registry;
 pub mod scalar;

@@ -23,6 +23,18 @@ pub fn entries() -> &'static [Entry] {
                 needs: "nothing: what the compiler may use everywhere",
                 detect: || Some(&wide::WIDE),
             },
+            #[cfg(cortex_m_dsp)]
+            Entry {
+                name: "dsp",
+                needs: "the DSP extension and VFP",
+                detect: || Some(&super::cortex_m::dsp::Dsp),
+            },
+            #[cfg(cortex_m_mve)]
+            Entry {
+                name: "helium",
+                needs: "Helium (MVE) with integers; floats are used where they are there",
+                detect: || Some(&super::cortex_m::helium::Helium),
+            },
             #[cfg(target_arch = "x86_64")]
             Entry { name: "avx2", needs: "AVX2", detect: super::x86::avx2 },
             #[cfg(target_arch = "x86_64")]

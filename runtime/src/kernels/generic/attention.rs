@@ -11,7 +11,7 @@ const TOGETHER: usize = 8;
 
 /// See [`crate::kernels::Backend::attend`].
 #[inline(always)]
-pub(super) fn attend<S: Simd>(
+pub(in crate::kernels) fn attend<S: Simd>(
     s: S,
     job: &Attend<'_>,
     scores: &mut [Column],

@@ -15,7 +15,7 @@ const TILE_BYTES: usize = TILE_ROWS * TILE_DEPTH;
 
 /// See [`crate::kernels::Backend::keys`].
 #[inline(always)]
-pub(super) fn keys<S: Simd>(s: S, span: &Span<'_>, out: &mut Quantized<'_>) {
+pub(in crate::kernels) fn keys<S: Simd>(s: S, span: &Span<'_>, out: &mut Quantized<'_>) {
     let quad_bytes = TILE_ROWS * round_up(span.size, TILE_DEPTH);
     if span.size % TILE_DEPTH != 0 {
         out.block.fill(0);
@@ -94,9 +94,14 @@ fn symmetric<S: Simd>(s: S, v: S::F, inverse: S::F) -> S::I {
     s.to_int(s.min(s.max(r, s.splat(-127.0)), s.splat(127.0)))
 }
 
-/// See [`crate::kernels::Backend::values`].
+/// See [`crate::kernels::Backend::values`]; `sums` says whether they are needed.
 #[inline(always)]
-pub(super) fn values<S: Dot>(s: S, span: &Span<'_>, out: &mut Quantized<'_>) {
+pub(in crate::kernels) fn values<S: Simd>(
+    s: S,
+    span: &Span<'_>,
+    sums: bool,
+    out: &mut Quantized<'_>,
+) {
     let tiles = span.positions() / TILE_TOKENS;
     let quad_bytes = TILE_ROWS * span.positions();
     if span.size % TILE_ROWS != 0 {
@@ -136,17 +141,40 @@ pub(super) fn values<S: Dot>(s: S, span: &Span<'_>, out: &mut Quantized<'_>) {
                     *q = quantize_symmetric(*v, inverse);
                 }
             }
-            // With this offset the zero point of a softmax cancels, and with it the sum.
-            if S::OFFSET != -ZERO {
+            if sums {
                 *sum += row.iter().map(|q| i32::from(*q)).sum::<i32>();
             }
         }
     }
 }
 
+/// A panel that takes numbers as they are.
+pub(in crate::kernels) trait Panel<S: Simd> {
+    /// Vector `part` of inputs `16 × tile` and the fifteen after: four words of four; always
+    /// inlined.
+    fn put(&mut self, s: S, tile: usize, part: usize, words: [S::I; 4]);
+}
+
+/// The panel of a [`Dot`].
+pub(super) struct Words<'a>(pub(super) &'a mut [u8]);
+
+impl<S: Dot> Panel<S> for Words<'_> {
+    #[inline(always)]
+    fn put(&mut self, s: S, tile: usize, part: usize, words: [S::I; 4]) {
+        let bytes = TILE_DEPTH / 4 * S::STEP;
+        if let Some(place) = self.0.get_mut(tile * bytes..).and_then(|p| p.get_mut(..bytes)) {
+            s.pack_words(words, part, place);
+        }
+    }
+}
+
 /// See [`crate::kernels::Backend::softmax`].
 #[inline(always)]
-pub(super) fn softmax<S: Dot>(s: S, scores: &Scores<'_>, panel: &mut [u8]) -> TileScales {
+pub(in crate::kernels) fn softmax<S: Simd>(
+    s: S,
+    scores: &Scores<'_>,
+    panel: &mut impl Panel<S>,
+) -> TileScales {
     let mut scales = TileScales::EMPTY;
     scales.zero = [ZERO; TILE_TOKENS];
     let inside = scores.first..scores.first + scores.count;
@@ -167,8 +195,7 @@ pub(super) fn softmax<S: Dot>(s: S, scores: &Scores<'_>, panel: &mut [u8]) -> Ti
         let highest = s.max(s.max(a, b), s.max(c, d));
         let mut total = s.splat(0.0);
         let tiles = scores.columns.as_chunks::<TILE_DEPTH>().0.iter();
-        let panels = panel.chunks_exact_mut(TILE_DEPTH / 4 * S::STEP);
-        for (i, (columns, panel)) in tiles.zip(panels).enumerate() {
+        for (i, columns) in tiles.enumerate() {
             let mut words = [s.splat_int(0); 4];
             for (step, (word, four)) in words.iter_mut().zip(columns.as_chunks::<4>().0).enumerate()
             {
@@ -194,7 +221,7 @@ pub(super) fn softmax<S: Dot>(s: S, scores: &Scores<'_>, panel: &mut [u8]) -> Ti
                 }
                 *word = s.interleave(q);
             }
-            s.pack_words(words, part, panel);
+            panel.put(s, i, part, words);
         }
         s.store(&mut scales.scale, part, s.div(s.splat(1.0), total));
     }

@@ -7,7 +7,12 @@ use super::{Simd, parts};
 
 /// See [`crate::kernels::Backend::scales`].
 #[inline(always)]
-pub(super) fn scales<S: Simd>(s: S, x: &[Column], equalize: &[f32], live: usize) -> TileScales {
+pub(in crate::kernels) fn scales<S: Simd>(
+    s: S,
+    x: &[Column],
+    equalize: &[f32],
+    live: usize,
+) -> TileScales {
     let mut scales = TileScales::EMPTY;
     // Lanes without a token have a usable range too.
     let mut lowest = [0.0; TILE_TOKENS];
@@ -58,7 +63,13 @@ pub(super) fn scales<S: Simd>(s: S, x: &[Column], equalize: &[f32], live: usize)
 
 /// See [`crate::kernels::Backend::norm`].
 #[inline(always)]
-pub(super) fn norm<S: Simd>(s: S, x: &mut [Column], add: &[Column], norm: &Norm<'_>, live: usize) {
+pub(in crate::kernels) fn norm<S: Simd>(
+    s: S,
+    x: &mut [Column],
+    add: &[Column],
+    norm: &Norm<'_>,
+    live: usize,
+) {
     let count = s.splat(x.len() as f32);
     let gamma = norm.gamma.get(..x.len()).unwrap_or(norm.gamma);
     let beta = norm.beta.get(..x.len()).unwrap_or(norm.beta);

@@ -254,7 +254,7 @@ impl<S: Dot> Sink<S::I> for Finish<'_, S> {
 
 /// See [`crate::kernels::Backend::matmul_float`].
 #[inline(always)]
-pub(super) fn float<S: Simd, W: FloatWeight>(
+pub(in crate::kernels) fn float<S: Simd, W: FloatWeight>(
     s: S,
     group: &GroupFloat<'_>,
     block: &[W],

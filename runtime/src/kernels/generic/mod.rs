@@ -1,9 +1,9 @@
 //! Each algorithm once, over vectors of tokens; an instruction set supplies the vectors.
 
-mod attention;
-mod attention8;
-mod float;
-mod matmul;
+pub(in crate::kernels) mod attention;
+pub(in crate::kernels) mod attention8;
+pub(in crate::kernels) mod float;
+pub(in crate::kernels) mod matmul;
 mod simd;
 
 pub use matmul::Inputs;
@@ -11,6 +11,7 @@ pub use simd::{Acc, Dot, Isa, Operation, Simd, Sink, Steps, Weights, settle};
 
 use crate::view::Indices;
 
+use super::scalar::ZERO;
 use super::{
     Activation, Attend, Backend, Column, FloatBlock, GroupFloat, GroupI8, Norm, Output, Pack,
     Panels, Quantized, Scores, Span, TILE_TOKENS, TileScales,
@@ -118,12 +119,12 @@ impl<S: Isa> Backend for Vectorized<S> {
     }
 
     fn values(&self, span: &Span<'_>, out: &mut Quantized<'_>) {
-        operation!(self.isa, |simd| attention8::values(simd, span, out),
+        operation!(self.isa, |simd| attention8::values(simd, span, S::OFFSET != -ZERO, out),
             span: &'a Span<'a>, out: &'a mut Quantized<'b>; ())
     }
 
     fn softmax(&self, scores: &Scores<'_>, _capacity: usize, panel: &mut [u8]) -> TileScales {
-        operation!(self.isa, |simd| attention8::softmax(simd, scores, panel),
+        operation!(self.isa, |simd| attention8::softmax(simd, scores, &mut attention8::Words(panel)),
             scores: &'a Scores<'a>, panel: &'b mut [u8]; TileScales)
     }
 
