@@ -12,18 +12,13 @@ pub(super) fn scales<S: Simd>(s: S, x: &[Column], equalize: &[f32], live: usize)
     let mut lowest = [0.0; TILE_TOKENS];
     let mut highest = [0.0; TILE_TOKENS];
     let (runs, x_rest) = x.as_chunks::<4>();
-    let (factors, e_rest) = equalize.as_chunks::<4>();
+    let (factors, e_rest) = equalize.get(..x.len()).unwrap_or_default().as_chunks::<4>();
     for part in 0..parts::<S>(live) {
         // Several of each, since a minimum waits for the one before; order does not matter here.
         let mut low = [s.splat(0.0); 4];
         let mut high = low;
-        for (x, e) in runs.iter().zip(factors) {
-            let x = [
-                s.load(&x[0], part),
-                s.load(&x[1], part),
-                s.load(&x[2], part),
-                s.load(&x[3], part),
-            ];
+        for ([a, b, c, d], e) in runs.iter().zip(factors) {
+            let x = [s.load(a, part), s.load(b, part), s.load(c, part), s.load(d, part)];
             for (i, v) in s.mul_each(x, e).into_iter().enumerate() {
                 low[i] = s.min(v, low[i]);
                 high[i] = s.max(v, high[i]);
@@ -47,6 +42,8 @@ pub(super) fn scales<S: Simd>(s: S, x: &[Column], equalize: &[f32], live: usize)
 #[inline(always)]
 pub(super) fn norm<S: Simd>(s: S, x: &mut [Column], add: &[Column], norm: &Norm<'_>, live: usize) {
     let count = s.splat(x.len() as f32);
+    let (gamma, beta) = (norm.gamma.get(..x.len()), norm.beta.get(..x.len()));
+    let (Some(gamma), Some(beta)) = (gamma, beta) else { return };
     for part in 0..parts::<S>(live) {
         for (x, a) in x.iter_mut().zip(add) {
             let v = s.add(s.load(x, part), s.load(a, part));
@@ -56,9 +53,9 @@ pub(super) fn norm<S: Simd>(s: S, x: &mut [Column], add: &[Column], norm: &Norm<
         let variance = s.div(sum(s, x, part, SquaredFrom(mean)), count);
         let deviation = s.sqrt(s.add(variance, s.splat(norm.epsilon)));
         let inverse = s.div(s.splat(1.0), deviation);
+        let (gammas, gamma_rest) = gamma.as_chunks::<4>();
+        let (betas, beta_rest) = beta.as_chunks::<4>();
         let (runs, rest) = x.as_chunks_mut::<4>();
-        let (gammas, gamma_rest) = norm.gamma.as_chunks::<4>();
-        let (betas, beta_rest) = norm.beta.as_chunks::<4>();
         for ((x, g), b) in runs.iter_mut().zip(gammas).zip(betas) {
             let mut v = [mean; 4];
             for (v, x) in v.iter_mut().zip(x.iter()) {
