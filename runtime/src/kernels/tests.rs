@@ -422,6 +422,14 @@ fn an_overflowing_row_is_passed_on_as_nan() {
     }
 }
 
+/// `tests/cross` reads the line, to be sure that the processor's backends were tested.
+#[test]
+fn available_backends() {
+    let names: Vec<_> = available().map(Backend::name).collect();
+    std::println!("available: {}", names.join(" "));
+    assert_eq!(names[..2], ["scalar", "wide"]);
+}
+
 #[test]
 fn names_are_those_of_the_registry() {
     for entry in entries() {
