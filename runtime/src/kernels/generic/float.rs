@@ -192,7 +192,11 @@ pub(super) fn activate_column<S: Simd>(
             activate_parts::<S, 2>(s, column, 0, activation);
             activate_parts::<S, 2>(s, column, 2, activation);
         }
-        _ => (0..count).for_each(|part| activate_parts::<S, 1>(s, column, part, activation)),
+        _ => {
+            for part in 0..count {
+                activate_parts::<S, 1>(s, column, part, activation);
+            }
+        }
     }
 }
 
