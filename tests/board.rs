@@ -60,6 +60,7 @@ impl Packed {
             embeddings: if weights == DataType::I8 { DataType::I8 } else { DataType::F16 },
             max_tokens: None,
             calibration: String::new(),
+            measure: false,
         };
         let bytes = pack::pack(&model, Some(&stats), &options).unwrap().bytes;
         Self { folder, bytes }

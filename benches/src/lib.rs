@@ -48,6 +48,7 @@ pub fn packed(groups: usize) -> File {
         embeddings: DataType::I8,
         max_tokens: None,
         calibration: "random".into(),
+        measure: false,
     };
     let bytes = pack::pack(&model, Some(&stats), &options).expect("packing").bytes;
     let mut words = vec![0_u128; bytes.len().div_ceil(BASE_ALIGN)];

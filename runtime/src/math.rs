@@ -16,6 +16,17 @@ pub fn round_even(x: f32) -> f32 {
     (x + ROUND) - ROUND
 }
 
+/// A finite half as f32, exactly, subnormals included: in a few steps that vectorize, where a
+/// target has no instruction for it.
+#[inline(always)]
+pub fn widen(half: half::f16) -> f32 {
+    // The exponent's bias differs by 112.
+    const SHIFT: f32 = f32::from_bits((127 + 112) << 23);
+    let bits = u32::from(half.to_bits());
+    let magnitude = f32::from_bits((bits & 0x7fff) << 13) * SHIFT;
+    f32::from_bits(magnitude.to_bits() | (bits & 0x8000) << 16)
+}
+
 /// Coefficients of [`exp`].
 pub mod exp_constants {
     /// Arguments below are taken as this one, so that no result is subnormal.
@@ -31,6 +42,28 @@ pub mod exp_constants {
     /// Polynomial in the reduced argument, highest power first (Cephes `expf`).
     pub const POLY: [f32; 6] =
         [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
+}
+
+/// Coefficients of [`exp2_byte`].
+pub mod exp2_constants {
+    /// Arguments below are taken as this one: the result is 0.
+    pub const LOWEST: f32 = -16.0;
+    /// Polynomial for 255 × 2ʳ, |r| ≤ ½, highest power first.
+    pub const POLY: [f32; 4] = [14.027_236, 61.763_84, 176.787_16, 255.0];
+}
+
+/// 255 × 2ˣ for x up to 0, rounded to a whole number.
+#[inline(always)]
+pub fn exp2_byte(x: f32) -> f32 {
+    use exp2_constants::*;
+    let x = if x > LOWEST { x } else { LOWEST };
+    let n = round_even(x);
+    let r = x - n;
+    let mut p = POLY[0];
+    for c in &POLY[1..] {
+        p = p * r + c;
+    }
+    round_even(p * f32::from_bits(((n as i32 + 127) as u32) << 23))
 }
 
 /// eˣ for x clamped to [−64, 64]; relative error below 2e-7.
@@ -92,6 +125,36 @@ pub fn gelu(x: f32) -> f32 {
     (0.5 * x) * (1.0 + erf(x * core::f32::consts::FRAC_1_SQRT_2))
 }
 
+/// Coefficients of [`gelu_near`].
+pub mod gelu_near_constants {
+    /// |x| beyond is taken as this inside the polynomial.
+    pub const LIMIT: f32 = 3.9;
+    /// Φ(x) − ½ = x P(x²), highest power first.
+    pub const POLY: [f32; 7] = [
+        2.627_111e-8,
+        -1.770_475_7e-6,
+        5.123_688e-5,
+        -8.445_081e-4,
+        8.913_768e-3,
+        -6.486_943e-2,
+        3.980_855_6e-1,
+    ];
+}
+
+/// [`gelu`] within 2e-4, without a division: for outputs that are quantized to int8 next.
+#[inline(always)]
+pub fn gelu_near(x: f32) -> f32 {
+    use gelu_near_constants::*;
+    let u = if x > -LIMIT { x } else { -LIMIT };
+    let u = if u < LIMIT { u } else { LIMIT };
+    let u2 = u * u;
+    let mut p = POLY[0];
+    for c in &POLY[1..] {
+        p = p * u2 + c;
+    }
+    x * (u * p + 0.5)
+}
+
 /// `√(2/π)`, the factor of the tanh approximation of GELU.
 pub const GELU_TANH_SCALE: f32 = 0.797_884_6;
 /// The cubic term of the tanh approximation of GELU.
@@ -135,6 +198,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_finite_half_is_widened_exactly() {
+        for half in (0..=u16::MAX).map(half::f16::from_bits).filter(|h| h.is_finite()) {
+            assert_eq!(widen(half).to_bits(), half.to_f32().to_bits(), "{half:?}");
+        }
+    }
+
+    #[test]
     fn exp_is_close_to_libm() {
         for i in -640_000..=640_000 {
             let x = i as f32 * 1e-4;
@@ -145,11 +215,32 @@ mod tests {
     }
 
     #[test]
+    fn exp2_byte_is_close_to_libm() {
+        for i in -200_000..=0 {
+            let x = f64::from(i) * 1e-4;
+            let error = (f64::from(exp2_byte(x as f32)) - 255.0 * libm::exp2(x)).abs();
+            assert!(error < 0.53, "exp2_byte({x}): error {error}");
+        }
+        assert_eq!(exp2_byte(0.0), 255.0);
+        assert_eq!(exp2_byte(f32::NEG_INFINITY), 0.0);
+    }
+
+    #[test]
     fn erf_is_close_to_libm() {
         for i in -60_000..=60_000 {
             let x = i as f32 * 1e-4;
             let error = (f64::from(erf(x)) - libm::erf(f64::from(x))).abs();
             assert!(error < 5e-7, "erf({x}): error {error}");
+        }
+    }
+
+    #[test]
+    fn gelu_near_is_close_to_f64() {
+        for i in -100_000..=100_000 {
+            let x = f64::from(i) * 1e-4;
+            let want = 0.5 * x * (1.0 + libm::erf(x * core::f64::consts::FRAC_1_SQRT_2));
+            let error = (f64::from(gelu_near(x as f32)) - want).abs();
+            assert!(error < 2e-4, "gelu_near({x}): error {error}");
         }
     }
 

@@ -24,9 +24,8 @@ pub struct Plan {
     pub tokens: usize,
     /// Columns `[tiles][hidden]`: the residual stream.
     pub hidden: usize,
-    /// Columns: either Q, K and V `[tiles][3 × hidden]`, one head's scores `[tokens]`, query
-    /// `[head size]` and context `[head size]`, or the feed-forward block
-    /// `[block tiles][intermediate]`.
+    /// Columns: either Q, K and V `[tiles][3 × hidden]` and [`HeadPlan::columns`], or the
+    /// feed-forward block `[block tiles][intermediate]`.
     pub work: usize,
     /// Columns `[block tiles][hidden]`: a sub-layer's output before the residual is added.
     pub projection: usize,
@@ -77,7 +76,10 @@ impl Plan {
         }
         let tiles = tokens.div_ceil(TILE_TOKENS);
         let block = tiles.min(BLOCK_TILES);
-        let attention = tiles * 3 * hidden + tiles * TILE_TOKENS + 2 * head;
+        // A text may begin anywhere in a tile that it shares with others.
+        let longest = tokens.min(arch.max_tokens as usize) + TILE_TOKENS - 1;
+        let positions = round_up(longest, TILE_TOKENS).min(tiles * TILE_TOKENS);
+        let attention = tiles * 3 * hidden + HeadPlan { positions, size: head }.columns();
         let feed_forward = block * inner;
         Ok(Self {
             tokens,
@@ -138,6 +140,49 @@ impl Plan {
             columns: columns(self.columns)?,
             panels: take(round_up(self.panels, BUFFER_ALIGN))?,
         })
+    }
+}
+
+/// Sizes of one head's buffers in attention.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HeadPlan {
+    /// Positions of the text's tiles, a multiple of 16.
+    pub(crate) positions: usize,
+    /// Head size.
+    pub(crate) size: usize,
+}
+
+impl HeadPlan {
+    /// Inputs of a query's panel: the head size rounded up to 16.
+    pub(crate) fn depth(&self) -> usize {
+        round_up(self.size, TILE_DEPTH)
+    }
+
+    /// Numbers per row: of the keys, or of the values.
+    pub(crate) fn rows(&self) -> usize {
+        self.positions.max(self.depth())
+    }
+
+    /// Columns of scores `[block][positions]` and context `[block][size]`.
+    pub(crate) fn activations(&self) -> usize {
+        BLOCK_TILES * (self.positions + self.size)
+    }
+
+    /// Bytes of a block's panels, of the queries or of the softmax.
+    pub(crate) fn panels(&self) -> usize {
+        BLOCK_TILES * self.rows() * PANEL_BYTES
+    }
+
+    /// Bytes of the keys' block, and of the values'.
+    pub(crate) fn block(&self) -> usize {
+        self.positions * self.depth()
+    }
+
+    /// Columns of all: activations, panels, two blocks, and six numbers for every row (scale and
+    /// sum of each block, zero, one).
+    pub(crate) fn columns(&self) -> usize {
+        let bytes = self.panels() + 2 * self.block() + 6 * self.rows() * size_of::<f32>();
+        self.activations() + bytes.div_ceil(size_of::<Column>())
     }
 }
 

@@ -41,6 +41,7 @@ pub fn pack(model: &DenseModel, weights: DataType, sentences: &[Vec<u32>]) -> Ve
         embeddings: if weights == DataType::F32 { DataType::F32 } else { DataType::I8 },
         max_tokens: None,
         calibration: "the test's own".into(),
+        measure: false,
     };
     pack::pack(model, Some(&stats), &options).unwrap().bytes
 }

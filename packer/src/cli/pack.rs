@@ -31,11 +31,23 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     max_tokens: Option<usize>,
     /// Block layout.
-    #[arg(long, value_enum, default_value_t = Layout::R16k4)]
+    #[arg(long, value_enum, default_value_t = Layout::R4k16)]
     layout: Layout,
+    /// When zeros are skipped: where timing both forms here says that it pays, or wherever it
+    /// makes the file smaller.
+    #[arg(long, value_enum, default_value_t = Skip::Faster)]
+    skip: Skip,
     /// Print JSON.
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Skip {
+    /// Where the kernel of this machine is faster with groups.
+    Faster,
+    /// Wherever groups take fewer bytes: for a board with little flash.
+    Smaller,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -60,8 +72,8 @@ impl From<Number> for DataType {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Layout {
-    /// Tiles of 16 outputs by 4 inputs.
-    R16k4,
+    /// Tiles of 4 outputs by 16 inputs: for every instruction set.
+    R4k16,
 }
 
 /// Sentences that the quantizer looks at.
@@ -72,7 +84,7 @@ const SENTENCES: usize = 1000;
 /// # Errors
 /// A bad directory, calibration file or output path.
 pub fn run(args: Args) -> Result<()> {
-    let Layout::R16k4 = args.layout;
+    let Layout::R4k16 = args.layout;
     let model = import::load_dir(&args.model_dir)?;
     let weights = DataType::from(args.weights);
     let calibration = match &args.calib {
@@ -90,6 +102,7 @@ pub fn run(args: Args) -> Result<()> {
         embeddings: args.embeddings.into(),
         max_tokens: args.max_tokens,
         calibration,
+        measure: args.skip == Skip::Faster,
     };
     let packed = pack::pack(&model, stats.as_deref(), &options)?;
     pack::write(&args.output, &packed.bytes)?;

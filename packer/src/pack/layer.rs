@@ -11,7 +11,9 @@ use crate::model::{Layer, Linear, Matrix};
 use crate::quantize::{self, Int8Matrix};
 use crate::{Error, Result};
 
+use super::Options;
 use super::block;
+use super::choose::{Decision, choose};
 use super::discover::{GroupPattern, Pattern, discover};
 use super::sections::Section;
 
@@ -28,6 +30,9 @@ pub struct MatrixReport {
     pub shared: usize,
     /// Weights stored / all weights.
     pub density: f64,
+    /// Whether zeros are skipped, by measurement (int8 with zeros only).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skipping: Option<Decision>,
     /// Strength of equalization (int8 only).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alpha: Option<f32>,
@@ -43,19 +48,25 @@ pub struct MatrixReport {
 pub fn section(
     index: usize,
     layer: &Layer,
-    weights: DataType,
+    options: &Options,
     stats: Option<&LayerStats>,
 ) -> Result<(Vec<u8>, Vec<MatrixReport>)> {
+    let weights = options.weights;
     let mut section = Section::with_head(size_of::<LayerHeader>());
     let mut head = LayerHeader::zeroed();
     let mut reports = Vec::new();
     for kind in MatrixKind::ALL {
         let linear = stacked(layer, kind);
         let pattern = discover(&linear.weight, weights.bytes());
+        let (pattern, skipping) = if options.measure && weights == DataType::I8 {
+            choose(&linear.weight, pattern)
+        } else {
+            (pattern, None)
+        };
         let input = stats.map(|s| &s.inputs[kind as usize]);
         let (desc, report) = matrix(&mut section, &linear, &pattern, weights, input)?;
         head.matrices[kind as usize] = desc;
-        reports.push(MatrixReport { layer: index, matrix: kind.name(), ..report });
+        reports.push(MatrixReport { layer: index, matrix: kind.name(), skipping, ..report });
     }
     head.attention_gamma = section.push_aligned(&layer.attention_norm.gamma)?;
     head.attention_beta = section.push_aligned(&layer.attention_norm.beta)?;
@@ -139,6 +150,7 @@ fn matrix(
         groups: pattern.groups.len(),
         shared: pattern.shared.len(),
         density: kept as f64 / weight.data.len() as f64,
+        skipping: None,
         alpha: int8.as_ref().map(|q| q.alpha),
         error: int8.as_ref().map(|q| q.error),
     };

@@ -1,6 +1,7 @@
 //! Writes a model into one file of format v1 (`docs/format.md`).
 
 pub mod block;
+pub mod choose;
 pub mod discover;
 pub mod layer;
 pub mod sections;
@@ -33,6 +34,9 @@ pub struct Options {
     pub max_tokens: Option<usize>,
     /// Where the calibration sentences came from, for the file's `META`.
     pub calibration: String,
+    /// Whether groups and the whole matrix are timed ([`choose`]), or groups kept wherever they
+    /// take fewer bytes.
+    pub measure: bool,
 }
 
 /// A packed model.
@@ -63,7 +67,7 @@ pub fn pack(model: &DenseModel, stats: Option<&[LayerStats]>, options: &Options)
     let progress = Progress::start("packing", model.layers.len() as u64, "layers");
     for (i, layer) in model.layers.iter().enumerate() {
         let stats = stats.and_then(|s| s.get(i));
-        let (bytes, reports) = layer::section(i, layer, options.weights, stats)?;
+        let (bytes, reports) = layer::section(i, layer, options, stats)?;
         sections.push((format::SECTION_LAYER, i as u32, bytes));
         matrices.extend(reports);
         progress.advance(1);

@@ -1,60 +1,60 @@
-//! Self-attention: every text's tokens with one another, head after head.
+//! Self-attention in floats, for float weights: every text's tokens with one another, head after
+//! head.
 
+use crate::error::{Error, Result};
 use crate::kernels::{Attend, Backend, Column, TILE_TOKENS};
+use crate::math;
+
+use super::Heads;
 
 /// Buffers and shapes of one layer's attention.
 pub(super) struct Attention<'a> {
     /// `[tiles][3 × hidden]`: Q, K, V; the context replaces Q.
     pub(super) qkv: &'a mut [Column],
-    /// A column for every token.
-    pub(super) scores: &'a mut [Column],
-    /// `[2 × head size]`: a tile's query and its context.
+    /// At least [`crate::plan::HeadPlan::columns`].
     pub(super) work: &'a mut [Column],
-    pub(super) hidden: usize,
-    pub(super) heads: usize,
-    /// 1/√(head size).
-    pub(super) factor: f32,
+    pub(super) shape: Heads,
 }
 
 impl Attention<'_> {
     /// Writes softmax(Q Kᵀ / √d) V over Q for the text of `count` tokens from token `first`.
-    pub(super) fn run(&mut self, backend: &dyn Backend, first: usize, count: usize) {
-        let stride = 3 * self.hidden;
-        let size = self.hidden / self.heads;
-        let (query, context) = self.work.split_at_mut(size.min(self.work.len()));
+    pub(super) fn run(self, backend: &dyn Backend, (first, count): (usize, usize)) -> Result<()> {
+        let Heads { hidden, heads, size } = self.shape;
+        let available = self.work.len();
+        let too_small = Error::ArenaTooSmall { needed: count + 2 * size, available };
+        let (scores, rest) = self.work.split_at_mut_checked(count).ok_or(too_small)?;
+        let (query, rest) = rest.split_at_mut_checked(size).ok_or(too_small)?;
+        let context = rest.get_mut(..size).ok_or(too_small)?;
+        let stride = 3 * hidden;
+        let factor = 1.0 / math::sqrt(size as f32);
         let end = first + count;
         for tile in first / TILE_TOKENS..end.div_ceil(TILE_TOKENS) {
             let start = tile * TILE_TOKENS;
             let lanes = (first.max(start) - start, end.min(start + TILE_TOKENS) - start);
-            for head in 0..self.heads {
+            for head in 0..heads {
                 let at = tile * stride + head * size;
-                let Some(slot) = self.qkv.get_mut(at..at + size) else { return };
-                query.copy_from_slice(slot);
-                let key = self.hidden + head * size;
-                let job = Attend {
-                    query,
-                    qkv: self.qkv,
-                    stride,
-                    key,
-                    value: self.hidden + key,
-                    first,
-                    count,
-                    factor: self.factor,
-                    lanes,
-                };
-                backend.attend(&job, self.scores, context);
-                // This head's query of this tile is not read again: the context takes its place,
-                // but for the lanes of other texts.
-                let Some(slot) = self.qkv.get_mut(at..at + size) else { return };
-                for (s, c) in slot.iter_mut().zip(context.iter()) {
-                    if lanes == (0, TILE_TOKENS) {
-                        *s = *c;
-                    } else {
-                        let lanes = s.iter_mut().zip(c).take(lanes.1).skip(lanes.0);
-                        lanes.for_each(|(s, c)| *s = *c);
-                    }
-                }
+                query.copy_from_slice(self.qkv.get(at..at + size).ok_or(too_small)?);
+                let key = hidden + head * size;
+                let value = hidden + key;
+                let qkv = &*self.qkv;
+                let job = Attend { query, qkv, stride, key, value, first, count, factor, lanes };
+                backend.attend(&job, scores, context);
+                // This head's query of this tile is not read again: the context takes its place.
+                let slot = self.qkv.get_mut(at..at + size).ok_or(too_small)?;
+                replace(slot, context, lanes);
             }
+        }
+        Ok(())
+    }
+}
+
+/// Copies the lanes of one text, and leaves those of others.
+pub(super) fn replace(to: &mut [Column], from: &[Column], (first, end): (usize, usize)) {
+    for (to, from) in to.iter_mut().zip(from) {
+        if (first, end) == (0, TILE_TOKENS) {
+            *to = *from;
+        } else {
+            to.iter_mut().zip(from).take(end).skip(first).for_each(|(t, f)| *t = *f);
         }
     }
 }

@@ -1,10 +1,11 @@
 //! The encoder: ids in, hidden states and an embedding out, in a caller-given arena.
 
 mod attention;
+mod attention8;
 pub mod linear;
 
 use crate::error::{Error, Result};
-use crate::format::{self, Arch, MatrixKind};
+use crate::format::{self, Arch, DataType, MatrixKind};
 use crate::kernels::scalar::{live, sum};
 use crate::kernels::{Activation, Backend, Column, Norm, TILE_TOKENS};
 use crate::math;
@@ -12,6 +13,7 @@ use crate::plan::{BLOCK_TILES, Buffers, Plan};
 use crate::view::{Layer, Model};
 
 use attention::Attention;
+use attention8::Attention8;
 use linear::{Input, Scratch, linear};
 
 /// A model ready to run: its weights in place, its buffers in the arena.
@@ -197,9 +199,6 @@ impl<'m, 'a> Encoder<'m, 'a> {
 
         let tiles = self.tokens.div_ceil(TILE_TOKENS);
         let (qkv, rest) = work.split_at_mut_checked(tiles * 3 * hidden).ok_or(too_small)?;
-        let (scores, rest) = rest.split_at_mut_checked(tiles * TILE_TOKENS).ok_or(too_small)?;
-        let head_work = rest.get_mut(..2 * size).ok_or(too_small)?;
-
         let states = states.get_mut(..tiles * hidden).ok_or(too_small)?;
         let matrix = layer.matrix(MatrixKind::Qkv);
         let blocks = states
@@ -211,11 +210,15 @@ impl<'m, 'a> Encoder<'m, 'a> {
             let input = Input { columns: x, stride: hidden, tokens };
             linear(self.backend, matrix, &mut scratch, input, None, out)?;
         }
-        let factor = 1.0 / math::sqrt(size as f32);
-        let mut attention = Attention { qkv, scores, work: head_work, hidden, heads, factor };
+        let shape = Heads { hidden, heads, size };
         let mut first = 0;
         for text in texts {
-            attention.run(self.backend, first, text.len());
+            let text_tokens = (first, text.len());
+            if matrix.weights() == DataType::I8 {
+                Attention8 { qkv, work: rest, shape }.run(self.backend, text_tokens)?;
+            } else {
+                Attention { qkv, work: rest, shape }.run(self.backend, text_tokens)?;
+            }
             first += text.len();
         }
 
@@ -243,7 +246,9 @@ impl<'m, 'a> Encoder<'m, 'a> {
         let arch = self.model.arch();
         let hidden = arch.hidden_size as usize;
         let inner = arch.intermediate_size as usize;
+        let out_weights = layer.matrix(MatrixKind::FeedForwardOut).weights();
         let activation = Some(match arch.activation {
+            format::ACTIVATION_GELU if out_weights == DataType::I8 => Activation::GeluNear,
             format::ACTIVATION_GELU => Activation::Gelu,
             format::ACTIVATION_GELU_TANH => Activation::GeluTanh,
             _ => Activation::Relu,
@@ -277,11 +282,24 @@ impl<'m, 'a> Encoder<'m, 'a> {
         let hidden = arch.hidden_size as usize;
         let pooled = if arch.pooling == format::POOLING_CLS { 1 } else { count };
         for (k, o) in out.iter_mut().enumerate() {
-            let column = |token: usize| {
+            let mut lanes = [0.0; TILE_TOKENS];
+            let mut token = first;
+            while token < first + pooled {
+                let start = token % TILE_TOKENS;
+                let count = (TILE_TOKENS - start).min(first + pooled - token);
                 let at = token / TILE_TOKENS * hidden + k;
-                self.buffers.hidden.get(at).map_or(0.0, |c| c[token % TILE_TOKENS])
-            };
-            *o = sum((first..first + pooled).map(column)) / pooled as f32;
+                let Some(column) = self.buffers.hidden.get(at) else { break };
+                // A text that begins on a tile has its tokens in the lanes of the sum.
+                if start == 0 && (token - first).is_multiple_of(TILE_TOKENS) {
+                    lanes.iter_mut().zip(column).take(count).for_each(|(l, v)| *l += v);
+                } else {
+                    for (i, v) in column.iter().skip(start).take(count).enumerate() {
+                        lanes[(token - first + i) % TILE_TOKENS] += v;
+                    }
+                }
+                token += count;
+            }
+            *o = math::fold(lanes) / pooled as f32;
         }
         if arch.normalize == 1 {
             let norm = math::sqrt(sum(out.iter().map(|v| v * v)));
@@ -290,6 +308,15 @@ impl<'m, 'a> Encoder<'m, 'a> {
         }
         if out.iter().all(|v| v.is_finite()) { Ok(()) } else { Err(Error::NotFinite) }
     }
+}
+
+/// How a hidden vector divides into heads.
+#[derive(Debug, Clone, Copy)]
+struct Heads {
+    hidden: usize,
+    heads: usize,
+    /// Hidden size / heads.
+    size: usize,
 }
 
 /// Tokens of block `block` when there are `tokens` in all.

@@ -85,6 +85,8 @@ impl TileScales {
 pub enum Activation {
     /// GELU by the error function.
     Gelu,
+    /// The same within 2e-4, for outputs that are quantized to int8 next.
+    GeluNear,
     /// GELU by tanh.
     GeluTanh,
     /// ReLU.
@@ -205,6 +207,80 @@ pub struct Attend<'a> {
     pub lanes: (usize, usize),
 }
 
+/// One head's keys or values of a text, on the tiles that hold them.
+///
+/// Position 0 is the first token of the first of these tiles, whichever text it belongs to.
+#[derive(Debug, Clone, Copy)]
+pub struct Span<'a> {
+    /// Columns of all tokens, `[tiles][stride]`.
+    pub qkv: &'a [Column],
+    /// Columns per tile.
+    pub stride: usize,
+    /// First feature of the head's key or value.
+    pub feature: usize,
+    /// Head size.
+    pub size: usize,
+    /// The text's first token.
+    pub first: usize,
+    /// The text's tokens.
+    pub count: usize,
+}
+
+impl<'a> Span<'a> {
+    /// Tokens of other texts before the text's, on its first tile.
+    #[inline(always)]
+    pub fn lead(&self) -> usize {
+        self.first % TILE_TOKENS
+    }
+
+    /// Positions, a multiple of 16.
+    #[inline(always)]
+    pub fn positions(&self) -> usize {
+        (self.lead() + self.count).next_multiple_of(TILE_TOKENS)
+    }
+
+    /// The head's columns of tile `tile` of the span.
+    #[inline(always)]
+    fn tile(&self, tile: usize) -> &'a [Column] {
+        let at = (self.first / TILE_TOKENS + tile) * self.stride + self.feature;
+        self.qkv.get(at..).and_then(|rest| rest.get(..self.size)).unwrap_or_default()
+    }
+
+    /// The text's lanes of tile `tile` of the span.
+    #[inline(always)]
+    fn lanes(&self, tile: usize) -> (usize, usize) {
+        let start = tile * TILE_TOKENS;
+        let (first, end) = (self.lead(), self.lead() + self.count);
+        (first.max(start) - start, end.min(start + TILE_TOKENS).saturating_sub(start))
+    }
+}
+
+/// A matrix made at run time for [`Backend::matmul_i8`], in layout `r4k16`.
+#[derive(Debug)]
+pub struct Quantized<'a> {
+    /// `[rows / 4][depth / 16][4][16]`.
+    pub block: &'a mut [i8],
+    /// Scale per row, padded to a multiple of 4.
+    pub scale: &'a mut [f32],
+    /// Sum per row, padded likewise.
+    pub sum: &'a mut [i32],
+}
+
+/// Some tokens' scores on their way into a panel.
+#[derive(Debug, Clone, Copy)]
+pub struct Scores<'a> {
+    /// A column for every position, as many as a multiple of 16.
+    pub columns: &'a [Column],
+    /// The text's first position; the others count for nothing.
+    pub first: usize,
+    /// The text's tokens.
+    pub count: usize,
+    /// Scores are multiplied with it: log₂ e / √(head size).
+    pub factor: f32,
+    /// Tokens of the tile that are there.
+    pub live: usize,
+}
+
 /// One instruction set's form of the hot primitives; see `docs/numerics.md` for the definitions.
 ///
 /// Slices that belong together have fitting lengths; a backend must not panic when they have not,
@@ -239,9 +315,37 @@ pub trait Backend: Sync {
     /// `x = LayerNorm(x + add)` for a tile of `live` tokens; an empty `add` adds nothing.
     fn norm(&self, x: &mut [Column], add: &[Column], norm: &Norm<'_>, live: usize);
 
+    /// Quantizes a head's keys: a row for every position, `[positions][size]`.
+    fn keys(&self, span: &Span<'_>, out: &mut Quantized<'_>);
+
+    /// Quantizes a head's values with one scale, transposed: `[size][positions]`, 0 where another
+    /// text stands. Sums need only be there if [`Backend::matmul_i8`] reads them when the zero
+    /// point is −128, that of [`Backend::softmax`].
+    fn values(&self, span: &Span<'_>, out: &mut Quantized<'_>);
+
+    /// The numerators of a softmax as unsigned bytes in a panel with room for `capacity` inputs,
+    /// and their scales: 1 / denominator.
+    fn softmax(&self, scores: &Scores<'_>, capacity: usize, panel: &mut [u8]) -> TileScales;
+
     /// Softmax(q Kᵀ × factor) V for the lanes of a tile; other lanes of `context` hold anything.
     /// `scores` has a column for every token of all texts, `context` is `[head size]`.
     fn attend(&self, job: &Attend<'_>, scores: &mut [Column], context: &mut [Column]);
+}
+
+/// Whether a scale and its inverse can be made of it.
+#[inline(always)]
+fn usable_range(range: f32) -> bool {
+    range > 1e-30 && range < f32::INFINITY
+}
+
+/// How values with the largest magnitude `most` become −127 to 127: scale and its inverse.
+#[inline(always)]
+fn symmetric_scale(most: f32) -> (f32, f32) {
+    // As in `row_scale`; what is not finite is passed on.
+    if !usable_range(most) {
+        return (if most < 1.0 { 0.0 } else { f32::NAN }, 0.0);
+    }
+    (most / 127.0, 127.0 / most)
 }
 
 /// What follows the range of a row: the quantizer's scale, its inverse and zero point.
@@ -252,7 +356,7 @@ fn row_scale(lowest: f32, highest: f32) -> (RowScale, f32, f32) {
     let range = highest - lowest;
     // Below this the inverse would overflow; such a row is zero for every purpose. An overflow
     // above is passed on as NaN, so that the encoder can tell.
-    if !(range > 1e-30 && range < f32::INFINITY) {
+    if !usable_range(range) {
         let scale = if range < 1.0 { 0.0 } else { f32::NAN };
         return (RowScale { scale, zero: 0 }, 0.0, 0.0);
     }

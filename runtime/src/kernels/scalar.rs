@@ -5,7 +5,7 @@ use crate::math::{self, LANES};
 
 use super::{
     Activation, Attend, Backend, Column, FloatBlock, GroupFloat, GroupI8, Norm, Output, Pack,
-    Panels, RowScale, TILE_TOKENS, TileScales, row_scale,
+    Panels, Quantized, RowScale, Scores, Span, TILE_TOKENS, TileScales, row_scale, symmetric_scale,
 };
 
 /// Plain Rust; what every other backend is compared with.
@@ -51,6 +51,7 @@ pub(crate) fn activate(x: f32, activation: Option<Activation>) -> f32 {
     match activation {
         None => x,
         Some(Activation::Gelu) => math::gelu(x),
+        Some(Activation::GeluNear) => math::gelu_near(x),
         Some(Activation::GeluTanh) => math::gelu_tanh(x),
         Some(Activation::Relu) => math::relu(x),
     }
@@ -126,7 +127,7 @@ impl Backend for Scalar {
     fn matmul_float(&self, group: &GroupFloat<'_>, panels: &[Column], out: &mut Output<'_>) {
         match group.block {
             FloatBlock::F32(block) => matmul_float(group, block, |w| *w, panels, out),
-            FloatBlock::F16(block) => matmul_float(group, block, |w| w.to_f32(), panels, out),
+            FloatBlock::F16(block) => matmul_float(group, block, |w| math::widen(*w), panels, out),
         }
     }
 
@@ -141,6 +142,74 @@ impl Backend for Scalar {
                 c[t] = ((c[t] - mean) * inverse) * g + b;
             }
         }
+    }
+
+    fn keys(&self, span: &Span<'_>, out: &mut Quantized<'_>) {
+        let stride = round_up(span.size, TILE_DEPTH);
+        out.block.fill(0);
+        let rows = out.scale.iter_mut().zip(out.sum.iter_mut()).take(span.positions());
+        for (j, (scale, sum)) in rows.enumerate() {
+            let row = span.tile(j / TILE_TOKENS).iter().map(|c| c[j % TILE_TOKENS]);
+            let (step, inverse) = symmetric_scale(largest(row.clone()));
+            (*scale, *sum) = (step, 0);
+            let quad = out.block.get_mut(j / TILE_ROWS * TILE_ROWS * stride..).unwrap_or_default();
+            for (d, v) in row.enumerate() {
+                let at = d / TILE_DEPTH * 64 + j % TILE_ROWS * TILE_DEPTH + d % TILE_DEPTH;
+                let q = quantize_symmetric(v, inverse);
+                *sum += i32::from(q);
+                if let Some(w) = quad.get_mut(at) {
+                    *w = q;
+                }
+            }
+        }
+    }
+
+    fn values(&self, span: &Span<'_>, out: &mut Quantized<'_>) {
+        let stride = span.positions();
+        out.block.fill(0);
+        let positions = span.lead()..span.lead() + span.count;
+        let lanes = |j: usize| span.tile(j / TILE_TOKENS).iter().map(move |c| c[j % TILE_TOKENS]);
+        let (step, inverse) = symmetric_scale(largest(positions.clone().flat_map(lanes)));
+        let rows = out.scale.iter_mut().zip(out.sum.iter_mut()).take(span.size);
+        for (d, (scale, sum)) in rows.enumerate() {
+            let value = |j: usize| span.tile(j / TILE_TOKENS).get(d).map(|c| c[j % TILE_TOKENS]);
+            let row = positions.clone().filter_map(value);
+            (*scale, *sum) = (step, 0);
+            let quad = out.block.get_mut(d / TILE_ROWS * TILE_ROWS * stride..).unwrap_or_default();
+            for (j, v) in positions.clone().zip(row) {
+                let at = j / TILE_DEPTH * 64 + d % TILE_ROWS * TILE_DEPTH + j % TILE_DEPTH;
+                let q = quantize_symmetric(v, inverse);
+                *sum += i32::from(q);
+                if let Some(w) = quad.get_mut(at) {
+                    *w = q;
+                }
+            }
+        }
+    }
+
+    fn softmax(&self, scores: &Scores<'_>, capacity: usize, panel: &mut [u8]) -> TileScales {
+        let mut scales = TileScales::EMPTY;
+        scales.zero = [ZERO; TILE_TOKENS];
+        let rows = panel.chunks_exact_mut(capacity.max(1)).take(scores.live);
+        for ((t, row), scale) in rows.enumerate().zip(&mut scales.scale) {
+            let inside = scores.first..scores.first + scores.count;
+            let columns = scores.columns.get(inside.clone()).unwrap_or_default();
+            let mut highest = f32::MIN;
+            for c in columns {
+                let v = c[t] * scores.factor;
+                highest = if v > highest { v } else { highest };
+            }
+            // Zero is the byte 128 less than 0.
+            row.fill(ZERO as u8);
+            let mut total = 0.0;
+            for (q, c) in row.iter_mut().skip(inside.start).zip(columns) {
+                let e = math::exp2_byte(c[t] * scores.factor - highest);
+                total += e;
+                *q = (e as i32 + ZERO) as u8;
+            }
+            *scale = 1.0 / total;
+        }
+        scales
     }
 
     fn attend(&self, job: &Attend<'_>, scores: &mut [Column], context: &mut [Column]) {
@@ -168,6 +237,29 @@ impl Backend for Scalar {
             }
         }
     }
+}
+
+/// The q of 0 where q is an unsigned byte less 128.
+pub(super) const ZERO: i32 = -128;
+
+/// The largest magnitude.
+#[inline(always)]
+pub(super) fn largest(values: impl Iterator<Item = f32>) -> f32 {
+    let mut most = 0.0;
+    for v in values {
+        let v = if v > -v { v } else { -v };
+        most = if v > most { v } else { most };
+    }
+    most
+}
+
+/// A value as −127 to 127.
+#[inline(always)]
+pub(super) fn quantize_symmetric(v: f32, inverse: f32) -> i8 {
+    let r = math::round_even(v * inverse);
+    let r = if r > -127.0 { r } else { -127.0 };
+    let r = if r < 127.0 { r } else { 127.0 };
+    r as i8
 }
 
 /// Σ w × q of row `row` of four.

@@ -385,6 +385,98 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn keys_and_values(
+        size in 1_usize..40,
+        first in 0_usize..40,
+        count in 1_usize..70,
+        seed in any::<u64>(),
+    ) {
+        let mut random = Random(seed);
+        let stride = size + 3;
+        let tiles = (first + count).div_ceil(TILE_TOKENS);
+        let qkv: Vec<Column> =
+            (0..tiles * stride).map(|_| core::array::from_fn(|_| random.float())).collect();
+        let span = Span { qkv: &qkv, stride, feature: 2, size, first, count };
+        let (positions, depth) = (span.positions(), round_up(size, TILE_DEPTH));
+        let rows = positions.max(depth);
+        let run = |backend: &dyn Backend, values: bool| {
+            let mut block = vec![0x55; positions * depth];
+            let (mut scale, mut sum) = (vec![0.0; rows], vec![0; rows]);
+            let mut out = Quantized { block: &mut block, scale: &mut scale, sum: &mut sum };
+            if values { backend.values(&span, &mut out) } else { backend.keys(&span, &mut out) }
+            let (rows, used) = if values {
+                (0..size, round_up(size, TILE_ROWS) * positions)
+            } else {
+                (span.lead()..span.lead() + count, 0)
+            };
+            // Rows of other texts hold anything, so keys are compared row by row.
+            let mut weights = block[..used].to_vec();
+            if !values {
+                for j in rows.clone() {
+                    weights.extend((0..depth).map(|d| {
+                        block[j / 4 * 4 * depth + d / 16 * 64 + j % 4 * 16 + d % 16]
+                    }));
+                }
+            }
+            let scale: Vec<u32> = scale[rows.clone()].iter().map(|v| v.to_bits()).collect();
+            // The sums of values may be left out: the test of softmax goes through them.
+            (weights, scale, if values { Vec::new() } else { sum[rows].to_vec() })
+        };
+        for values in [false, true] {
+            let want = run(&Scalar, values);
+            for backend in others() {
+                prop_assert_eq!(&run(backend, values), &want, "{}", backend.name());
+            }
+        }
+    }
+
+    /// The panel is each backend's own: it is seen through a matmul.
+    #[test]
+    fn softmax(
+        columns in columns(1..80),
+        first in 0_usize..16,
+        live in 1..=TILE_TOKENS,
+        factor in 0.01_f32..3.0,
+        seed in any::<u64>(),
+    ) {
+        let mut random = Random(seed);
+        let count = columns.len();
+        let capacity = (first + count).next_multiple_of(TILE_TOKENS);
+        let mut scores = vec![[f32::NAN; TILE_TOKENS]; capacity];
+        scores[first..first + count].copy_from_slice(&columns);
+        let job = Scores { columns: &scores, first, count, factor, live };
+        let block: Vec<i8> = (0..4 * capacity).map(|_| random.weight(false)).collect();
+        let sums: [i32; 4] = core::array::from_fn(|r| {
+            let row = (0..capacity).map(|c| block[c / 16 * 64 + r * 16 + c % 16]);
+            row.map(i32::from).sum()
+        });
+        let group = GroupI8 {
+            block: &block,
+            depth: capacity,
+            outputs: Indices::Range { first: 0, count: 4 },
+            bias: &[0.0; 4],
+            scale: &[0.5; 4],
+            sum: &sums,
+            activation: None,
+        };
+        let run = |backend: &dyn Backend| {
+            let mut panel = vec![0x77; backend.panel_bytes(capacity)];
+            let scales = backend.softmax(&job, capacity, &mut panel);
+            let mut out = [[0.0; TILE_TOKENS]; 4];
+            let panels = Panels { bytes: &panel, capacity };
+            let mut output = Output { columns: &mut out, features: 4, tokens: live };
+            backend.matmul_i8(&group, &panels, &[scales], &mut output);
+            bits(&out, live)
+        };
+        let want = run(&Scalar);
+        for backend in others() {
+            prop_assert_eq!(run(backend), want.clone(), "{}", backend.name());
+        }
+    }
+}
+
 /// Every length of a text up to 256 tokens, and both ends of the value range.
 #[test]
 fn every_number_of_tokens() {
@@ -399,7 +491,9 @@ fn every_number_of_tokens() {
 
 #[test]
 fn activations_after_a_matmul() {
-    for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
+    for activation in
+        [Activation::Gelu, Activation::GeluNear, Activation::GeluTanh, Activation::Relu]
+    {
         let case = Case::new(7, (0, 50), 40, 40, true, false);
         let want = case.bits(&case.int8(&Scalar, Some(activation)));
         for backend in others() {
@@ -422,14 +516,6 @@ fn an_overflowing_row_is_passed_on_as_nan() {
     }
 }
 
-/// `tests/cross` reads the line, to be sure that the processor's backends were tested.
-#[test]
-fn available_backends() {
-    let names: Vec<_> = available().map(Backend::name).collect();
-    std::println!("available: {}", names.join(" "));
-    assert_eq!(names[..2], ["scalar", "wide"]);
-}
-
 #[test]
 fn names_are_those_of_the_registry() {
     for entry in entries() {
@@ -439,4 +525,12 @@ fn names_are_those_of_the_registry() {
         }
     }
     assert!(by_name("abacus").is_none());
+}
+
+/// Shows the backends of this processor, for scripts: `--nocapture`.
+#[test]
+fn available_backends() {
+    let names: Vec<&str> = available().map(|backend| backend.name()).collect();
+    assert_eq!(names.first(), Some(&"scalar"));
+    std::println!("available: {}", names.join(" "));
 }

@@ -87,6 +87,23 @@ impl Simd for Wide {
         i32x8::from(column.as_chunks::<8>().0[part % 2])
     }
     #[inline(always)]
+    fn interleave(self, [a, b, c, d]: [i32x8; 4]) -> i32x8 {
+        let byte = i32x8::splat(0xff);
+        (a & byte) | ((b & byte) << 8) | ((c & byte) << 16) | (d << 24)
+    }
+    #[inline(always)]
+    fn store_bytes(self, bytes: &mut [i8; 16], part: usize, v: i32x8) {
+        bytes.as_chunks_mut::<8>().0[part % 2] = v.to_array().map(|v| v as i8);
+    }
+    #[inline(always)]
+    fn store_int(self, column: &mut [i32; 16], part: usize, v: i32x8) {
+        column.as_chunks_mut::<8>().0[part % 2] = v.to_array();
+    }
+    #[inline(always)]
+    fn add_int(self, a: i32x8, b: i32x8) -> i32x8 {
+        a + b
+    }
+    #[inline(always)]
     fn sub_int(self, a: i32x8, b: i32x8) -> i32x8 {
         a - b
     }
@@ -111,6 +128,18 @@ impl Dot for Wide {
         for (step, place) in places.take(inputs.steps).enumerate() {
             let [a, b, c, d] = inputs.quantized(self, step, part);
             let pairs: Pairs = [must_cast((a & low) | (c << 16)), must_cast((b & low) | (d << 16))];
+            let bytes: [u8; size_of::<Pairs>()] = must_cast(pairs);
+            *place = bytes;
+        }
+    }
+
+    #[inline(always)]
+    fn pack_words(self, words: [i32x8; 4], part: usize, tile: &mut [u8]) {
+        let places = tile.as_chunks_mut().0.iter_mut().skip(part).step_by(2);
+        for (word, place) in words.into_iter().zip(places) {
+            // Sign-extends bytes 0 and 2, and 1 and 3.
+            let word: i16x16 = must_cast(word);
+            let pairs: Pairs = [(word << 8) >> 8, word >> 8];
             let bytes: [u8; size_of::<Pairs>()] = must_cast(pairs);
             *place = bytes;
         }
@@ -144,9 +173,8 @@ impl Dot for Wide {
                     *sum = *sum + even.dot(pair(a, c)) + odd.dot(pair(b, d));
                 }
             }
-            for (row, sums) in sums.into_iter().enumerate() {
-                sink.put(Acc { row, tile: 0, part, sums: [[sums]] });
-            }
+            let [a, b, c, d] = sums;
+            sink.put(Acc { row: 0, tile: 0, part, sums: [[a], [b], [c], [d]] });
         }
     }
 }

@@ -4,6 +4,7 @@ use half::f16;
 
 use crate::error::Result;
 use crate::format::{Arch, DataType, EmbeddingHeader};
+use crate::math;
 
 use super::bytes::Section;
 
@@ -38,7 +39,7 @@ impl<'a> Table<'a> {
                 None => return false,
             },
             Self::F16(data) => match data.get(start..start + hidden) {
-                Some(row) => out.iter_mut().zip(row).for_each(|(o, v)| *o = v.to_f32()),
+                Some(row) => out.iter_mut().zip(row).for_each(|(o, v)| *o = math::widen(*v)),
                 None => return false,
             },
             Self::I8(data, scales) => match (data.get(start..start + hidden), scales.get(index)) {

@@ -5,7 +5,7 @@ use half::f16;
 use crate::error::Result;
 use crate::format::{
     Arch, DataType, GroupDesc, LayerHeader, MAX_DIM, MatrixDesc, MatrixKind, SHARED_UNIT,
-    TILE_ROWS, block_bytes, round_up,
+    TILE_DEPTH, TILE_ROWS, block_bytes, round_up,
 };
 
 use super::bytes::Section;
@@ -148,6 +148,9 @@ impl<'a> Matrix<'a> {
                 Block::I8(values) if values.contains(&i8::MIN) => {
                     return malformed("an int8 weight is -128");
                 }
+                Block::I8(values) if !sums_match(values, &group) => {
+                    return malformed("the sum of a row's weights is wrong, or its padding not 0");
+                }
                 _ => {}
             }
         }
@@ -200,6 +203,26 @@ impl<'a> Matrix<'a> {
     pub fn groups(&self) -> Groups<'a> {
         Groups { matrix: *self, next: 0, base: 0 }
     }
+}
+
+/// Whether every row's sum is that of its weights and the weights of padding columns are 0:
+/// otherwise backends would differ, which use both in their own ways.
+fn sums_match(block: &[i8], group: &Group<'_>) -> bool {
+    const TILE_BYTES: usize = TILE_ROWS * TILE_DEPTH;
+    let depth = group.depth();
+    let quad_bytes = TILE_ROWS * round_up(depth, TILE_DEPTH);
+    (0..group.outputs.len()).zip(group.sum).all(|(r, want)| {
+        let quad = block.get(r / TILE_ROWS * quad_bytes..).unwrap_or_default();
+        let tiles = quad.get(..quad_bytes).unwrap_or_default().chunks_exact(TILE_BYTES);
+        let row = |tile: &[i8]| -> [i8; TILE_DEPTH] {
+            let at = r % TILE_ROWS * TILE_DEPTH;
+            tile.get(at..).and_then(|t| t.first_chunk().copied()).unwrap_or_default()
+        };
+        let padding = depth.next_multiple_of(TILE_DEPTH) - depth;
+        let last = tiles.clone().next_back().map_or([0; TILE_DEPTH], row);
+        let sum: i32 = tiles.map(|t| row(t).iter().map(|w| i32::from(*w)).sum::<i32>()).sum();
+        sum == *want && last.iter().rev().take(padding).all(|w| *w == 0)
+    })
 }
 
 fn ascending_below(indices: Indices<'_>, limit: usize) -> bool {

@@ -21,10 +21,15 @@ impl Dot for NeonDot {
 
     #[inline(always)]
     fn pack(self, inputs: &Inputs<'_>, part: usize, tile: &mut [u8]) {
+        self.pack_words(quantized(inputs, part), part, tile);
+    }
+
+    #[inline(always)]
+    fn pack_words(self, words: [int32x4_t; 4], part: usize, tile: &mut [u8]) {
         let places = tile.as_chunks_mut::<16>().0.iter_mut().skip(part).step_by(4);
-        for (bytes, place) in quantized(inputs, part).into_iter().zip(places) {
+        for (word, place) in words.into_iter().zip(places) {
             // SAFETY: sixteen bytes, borrowed mutably.
-            unsafe { vst1q_s8(place.as_mut_ptr().cast(), bytes) }
+            unsafe { vst1q_s32(place.as_mut_ptr().cast(), word) }
         }
     }
 

@@ -21,7 +21,11 @@ impl Dot for NeonI8mm {
 
     #[inline(always)]
     fn pack(self, inputs: &Inputs<'_>, part: usize, tile: &mut [u8]) {
-        let [a, b, c, d] = quantized(inputs, part).map(|bytes| op!(vreinterpretq_s32_s8(bytes)));
+        self.pack_words(quantized(inputs, part), part, tile);
+    }
+
+    #[inline(always)]
+    fn pack_words(self, [a, b, c, d]: [int32x4_t; 4], part: usize, tile: &mut [u8]) {
         let places = tile.as_chunks_mut::<32>().0;
         for (place, (x, y)) in places.iter_mut().skip(part).step_by(4).zip([(a, b), (c, d)]) {
             // SAFETY: 32 bytes, borrowed mutably.

@@ -21,7 +21,11 @@ impl Dot for Neon {
 
     #[inline(always)]
     fn pack(self, inputs: &Inputs<'_>, part: usize, tile: &mut [u8]) {
-        let [a, b, c, d] = quantized(inputs, part).map(|bytes| op!(vreinterpretq_s32_s8(bytes)));
+        self.pack_words(quantized(inputs, part), part, tile);
+    }
+
+    #[inline(always)]
+    fn pack_words(self, [a, b, c, d]: [int32x4_t; 4], part: usize, tile: &mut [u8]) {
         if let Some(place) = tile.as_chunks_mut::<64>().0.get_mut(part) {
             // SAFETY: 64 bytes, borrowed mutably.
             unsafe { vst4q_s32(place.as_mut_ptr().cast(), int32x4x4_t(a, b, c, d)) }

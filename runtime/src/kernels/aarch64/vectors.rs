@@ -98,6 +98,27 @@ macro_rules! token {
                 unsafe { vld1q_s32(column.as_ptr().add(part % 4 * 4)) }
             }
             #[inline(always)]
+            fn interleave(self, [a, b, c, d]: [int32x4_t; 4]) -> int32x4_t {
+                let low = op!(vsliq_n_s32::<8>(a, b));
+                op!(vsliq_n_s32::<16>(low, vsliq_n_s32::<8>(c, d)))
+            }
+            #[inline(always)]
+            fn store_bytes(self, bytes: &mut [i8; 16], part: usize, v: int32x4_t) {
+                let mut wide = [0; 4];
+                // SAFETY: four integers of its own.
+                unsafe { vst1q_s32(wide.as_mut_ptr(), v) }
+                bytes.as_chunks_mut::<4>().0[part % 4] = wide.map(|v| v as i8);
+            }
+            #[inline(always)]
+            fn store_int(self, column: &mut [i32; 16], part: usize, v: int32x4_t) {
+                // SAFETY: four integers from 0, 4, 8 or 12 of sixteen, borrowed mutably.
+                unsafe { vst1q_s32(column.as_mut_ptr().add(part % 4 * 4), v) }
+            }
+            #[inline(always)]
+            fn add_int(self, a: int32x4_t, b: int32x4_t) -> int32x4_t {
+                op!(vaddq_s32(a, b))
+            }
+            #[inline(always)]
             fn sub_int(self, a: int32x4_t, b: int32x4_t) -> int32x4_t {
                 op!(vsubq_s32(a, b))
             }
@@ -137,10 +158,11 @@ pub(super) use token;
 /// From [input][token] to [token][input], four of each.
 const TRANSPOSE: [u8; 16] = [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15];
 
-/// Quantizes four tokens of sixteen inputs: for each step of four inputs, `[4 tokens][4 inputs]`.
+/// Quantizes four tokens of sixteen inputs: for each step of four inputs, `[4 tokens][4 inputs]`
+/// bytes.
 /// The processor must have NEON.
 #[inline(always)]
-pub(super) fn quantized(inputs: &Inputs<'_>, part: usize) -> [int8x16_t; 4] {
+pub(super) fn quantized(inputs: &Inputs<'_>, part: usize) -> [int32x4_t; 4] {
     let at = part % 4 * 4;
     // SAFETY: four numbers from 0, 4, 8 or 12 of sixteen.
     let (inverse, zero) = unsafe {
@@ -151,13 +173,13 @@ pub(super) fn quantized(inputs: &Inputs<'_>, part: usize) -> [int8x16_t; 4] {
     let transpose = unsafe { vld1q_u8(TRANSPOSE.as_ptr()) };
     let zero = op!(vreinterpretq_s16_s32(zero));
     let zero = op!(vuzp1q_s16(zero, zero));
-    let mut quantized = [op!(vdupq_n_s8(0)); 4];
+    let mut quantized = [op!(vdupq_n_s32(0)); 4];
     for (step, quantized) in quantized.iter_mut().enumerate() {
         let ab = pair::<0, 1>(inputs, step, at, inverse);
         let cd = pair::<2, 3>(inputs, step, at, inverse);
         let ab = op!(vqmovn_s16(vaddq_s16(ab, zero)));
         let bytes = op!(vqmovn_high_s16(ab, vaddq_s16(cd, zero)));
-        *quantized = op!(vqtbl1q_s8(bytes, transpose));
+        *quantized = op!(vreinterpretq_s32_s8(vqtbl1q_s8(bytes, transpose)));
     }
     quantized
 }

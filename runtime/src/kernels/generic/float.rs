@@ -1,7 +1,7 @@
 //! Quantizer ranges, LayerNorm and the elementary functions, each token in its own lane.
 
-use crate::kernels::{Activation, Column, Norm, TILE_TOKENS, TileScales};
-use crate::math::{self, LANES, erf_constants, exp_constants};
+use crate::kernels::{Activation, Column, Norm, TILE_TOKENS, TileScales, usable_range};
+use crate::math::{self, LANES, erf_constants, exp_constants, gelu_near_constants};
 
 use super::{Simd, parts};
 
@@ -9,16 +9,22 @@ use super::{Simd, parts};
 #[inline(always)]
 pub(super) fn scales<S: Simd>(s: S, x: &[Column], equalize: &[f32], live: usize) -> TileScales {
     let mut scales = TileScales::EMPTY;
+    // Lanes without a token have a usable range too.
     let mut lowest = [0.0; TILE_TOKENS];
-    let mut highest = [0.0; TILE_TOKENS];
+    let mut highest = [1.0; TILE_TOKENS];
     let (runs, x_rest) = x.as_chunks::<4>();
-    let (factors, e_rest) = equalize.get(..x.len()).unwrap_or_default().as_chunks::<4>();
+    let (factors, e_rest) = equalize.get(..x.len()).unwrap_or(equalize).as_chunks::<4>();
     for part in 0..parts::<S>(live) {
         // Several of each, since a minimum waits for the one before; order does not matter here.
         let mut low = [s.splat(0.0); 4];
         let mut high = low;
-        for ([a, b, c, d], e) in runs.iter().zip(factors) {
-            let x = [s.load(a, part), s.load(b, part), s.load(c, part), s.load(d, part)];
+        for (x, e) in runs.iter().zip(factors) {
+            let x = [
+                s.load(&x[0], part),
+                s.load(&x[1], part),
+                s.load(&x[2], part),
+                s.load(&x[3], part),
+            ];
             for (i, v) in s.mul_each(x, e).into_iter().enumerate() {
                 low[i] = s.min(v, low[i]);
                 high[i] = s.max(v, high[i]);
@@ -32,8 +38,20 @@ pub(super) fn scales<S: Simd>(s: S, x: &[Column], equalize: &[f32], live: usize)
         s.store(&mut lowest, part, s.min(s.min(low[0], low[1]), s.min(low[2], low[3])));
         s.store(&mut highest, part, s.max(s.max(high[0], high[1]), s.max(high[2], high[3])));
     }
-    for (t, (low, high)) in lowest.into_iter().zip(highest).enumerate().take(live) {
-        scales.set(t, low, high);
+    let ranges = lowest.iter().zip(&highest);
+    if ranges.clone().map(|(low, high)| usable_range(high - low)).fold(true, |a, b| a & b) {
+        for part in 0..parts::<S>(live) {
+            let low = s.load(&lowest, part);
+            let range = s.sub(s.load(&highest, part), low);
+            let inverse = s.div(s.splat(255.0), range);
+            let shift = round_even(s, s.sub(s.splat(-128.0), s.mul(low, inverse)));
+            s.store(&mut scales.scale, part, s.div(range, s.splat(255.0)));
+            s.store(&mut scales.inverse, part, inverse);
+            s.store(&mut scales.shift, part, shift);
+            s.store_int(&mut scales.zero, part, s.to_int(shift));
+        }
+    } else {
+        ranges.enumerate().take(live).for_each(|(t, (low, high))| scales.set(t, *low, *high));
     }
     scales
 }
@@ -42,8 +60,8 @@ pub(super) fn scales<S: Simd>(s: S, x: &[Column], equalize: &[f32], live: usize)
 #[inline(always)]
 pub(super) fn norm<S: Simd>(s: S, x: &mut [Column], add: &[Column], norm: &Norm<'_>, live: usize) {
     let count = s.splat(x.len() as f32);
-    let (gamma, beta) = (norm.gamma.get(..x.len()), norm.beta.get(..x.len()));
-    let (Some(gamma), Some(beta)) = (gamma, beta) else { return };
+    let gamma = norm.gamma.get(..x.len()).unwrap_or(norm.gamma);
+    let beta = norm.beta.get(..x.len()).unwrap_or(norm.beta);
     for part in 0..parts::<S>(live) {
         for (x, a) in x.iter_mut().zip(add) {
             let v = s.add(s.load(x, part), s.load(a, part));
@@ -53,9 +71,9 @@ pub(super) fn norm<S: Simd>(s: S, x: &mut [Column], add: &[Column], norm: &Norm<
         let variance = s.div(sum(s, x, part, SquaredFrom(mean)), count);
         let deviation = s.sqrt(s.add(variance, s.splat(norm.epsilon)));
         let inverse = s.div(s.splat(1.0), deviation);
+        let (runs, rest) = x.as_chunks_mut::<4>();
         let (gammas, gamma_rest) = gamma.as_chunks::<4>();
         let (betas, beta_rest) = beta.as_chunks::<4>();
-        let (runs, rest) = x.as_chunks_mut::<4>();
         for ((x, g), b) in runs.iter_mut().zip(gammas).zip(betas) {
             let mut v = [mean; 4];
             for (v, x) in v.iter_mut().zip(x.iter()) {
@@ -145,8 +163,9 @@ pub(super) fn round_even<S: Simd>(s: S, x: S::F) -> S::F {
     s.sub(s.add(x, s.splat(math::ROUND)), s.splat(math::ROUND))
 }
 
+/// A polynomial of some vectors, highest power first.
 #[inline(always)]
-fn horner<S: Simd, const N: usize, const C: usize>(
+pub(super) fn horner<S: Simd, const N: usize, const C: usize>(
     s: S,
     x: [S::F; N],
     coefficients: &[f32; C],
@@ -171,6 +190,7 @@ pub(super) fn activate<S: Simd, const N: usize>(
 ) -> [S::F; N] {
     match activation {
         Activation::Gelu => gelu(s, x),
+        Activation::GeluNear => gelu_near(s, x),
         Activation::GeluTanh => gelu_tanh(s, x),
         Activation::Relu => relu(s, x),
     }
@@ -240,6 +260,22 @@ fn gelu<S: Simd, const N: usize>(s: S, mut x: [S::F; N]) -> [S::F; N] {
     for (((x, u), p), q) in x.iter_mut().zip(u).zip(p).zip(q) {
         let erf = s.div(s.mul(u, p), q);
         *x = s.mul(s.mul(s.splat(0.5), *x), s.add(s.splat(1.0), erf));
+    }
+    x
+}
+
+#[inline(always)]
+fn gelu_near<S: Simd, const N: usize>(s: S, mut x: [S::F; N]) -> [S::F; N] {
+    use gelu_near_constants::*;
+    let mut u = x;
+    let mut u2 = x;
+    for (u, u2) in u.iter_mut().zip(&mut u2) {
+        *u = s.min(s.max(*u, s.splat(-LIMIT)), s.splat(LIMIT));
+        *u2 = s.mul(*u, *u);
+    }
+    let p = horner(s, u2, &POLY);
+    for ((x, u), p) in x.iter_mut().zip(u).zip(p) {
+        *x = s.mul(*x, s.add(s.mul(u, p), s.splat(0.5)));
     }
     x
 }

@@ -114,6 +114,7 @@ pub(super) fn activate<S: Simd>(
     // Each by itself, so that only its own constants ask for registers.
     match activation {
         Activation::Gelu => activate_rows(s, outputs, Activation::Gelu, out),
+        Activation::GeluNear => activate_rows(s, outputs, Activation::GeluNear, out),
         Activation::GeluTanh => activate_rows(s, outputs, Activation::GeluTanh, out),
         Activation::Relu => activate_rows(s, outputs, Activation::Relu, out),
     }

@@ -1,6 +1,7 @@
 //! Each algorithm once, over vectors of tokens; an instruction set supplies the vectors.
 
 mod attention;
+mod attention8;
 mod float;
 mod matmul;
 mod simd;
@@ -12,12 +13,12 @@ use crate::view::Indices;
 
 use super::{
     Activation, Attend, Backend, Column, FloatBlock, GroupFloat, GroupI8, Norm, Output, Pack,
-    Panels, TILE_TOKENS, TileScales,
+    Panels, Quantized, Scores, Span, TILE_TOKENS, TileScales,
 };
 
 /// Rows of a group that are multiplied before the activation is applied to them: so few that their
 /// columns are still near.
-const ROWS: usize = 32;
+const ROWS: usize = 48;
 
 /// A backend made of an instruction set's vectors.
 #[derive(Debug, Clone, Copy)]
@@ -109,6 +110,21 @@ impl<S: Isa> Backend for Vectorized<S> {
     fn norm(&self, x: &mut [Column], add: &[Column], norm: &Norm<'_>, live: usize) {
         operation!(self.isa, |simd| float::norm(simd, x, add, norm, live),
             x: &'a mut [Column], add: &'b [Column], norm: &'b Norm<'b>, live: usize; ())
+    }
+
+    fn keys(&self, span: &Span<'_>, out: &mut Quantized<'_>) {
+        operation!(self.isa, |simd| attention8::keys(simd, span, out),
+            span: &'a Span<'a>, out: &'a mut Quantized<'b>; ())
+    }
+
+    fn values(&self, span: &Span<'_>, out: &mut Quantized<'_>) {
+        operation!(self.isa, |simd| attention8::values(simd, span, out),
+            span: &'a Span<'a>, out: &'a mut Quantized<'b>; ())
+    }
+
+    fn softmax(&self, scores: &Scores<'_>, _capacity: usize, panel: &mut [u8]) -> TileScales {
+        operation!(self.isa, |simd| attention8::softmax(simd, scores, panel),
+            scores: &'a Scores<'a>, panel: &'b mut [u8]; TileScales)
     }
 
     fn attend(&self, job: &Attend<'_>, scores: &mut [Column], context: &mut [Column]) {

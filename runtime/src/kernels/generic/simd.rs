@@ -3,6 +3,7 @@
 use half::f16;
 
 use crate::kernels::Column;
+use crate::math;
 
 use super::matmul::Inputs;
 
@@ -49,6 +50,14 @@ pub trait Simd: Copy + Sync {
     fn splat_int(self, v: i32) -> Self::I;
     /// Vector `part` of sixteen integers.
     fn load_int(self, column: &[i32; 16], part: usize) -> Self::I;
+    /// Four numbers in −128..=127 as the bytes of a word, the first lowest.
+    fn interleave(self, bytes: [Self::I; 4]) -> Self::I;
+    /// Writes vector `part` of sixteen bytes: the low byte of each lane.
+    fn store_bytes(self, bytes: &mut [i8; 16], part: usize, v: Self::I);
+    /// Writes vector `part` of sixteen integers.
+    fn store_int(self, column: &mut [i32; 16], part: usize, v: Self::I);
+    /// a + b, wrapping.
+    fn add_int(self, a: Self::I, b: Self::I) -> Self::I;
     /// a − b, wrapping.
     fn sub_int(self, a: Self::I, b: Self::I) -> Self::I;
     /// Each vector times its number.
@@ -81,6 +90,9 @@ pub trait Dot: Simd {
 
     /// Quantizes vector `part` of some inputs into their four steps of a panel.
     fn pack(self, inputs: &Inputs<'_>, part: usize, tile: &mut [u8]);
+
+    /// Writes vector `part` of four steps of a panel, the four inputs of each interleaved.
+    fn pack_words(self, words: [Self::I; 4], part: usize, tile: &mut [u8]);
 
     /// Gives `sink` the sums of products of `weights` with the panels: for each row below
     /// `weights.rows`, each tile and part. `live` tokens are there in the last tile.
@@ -204,6 +216,6 @@ impl FloatWeight for f32 {
 impl FloatWeight for f16 {
     #[inline(always)]
     fn widen(self) -> f32 {
-        self.to_f32()
+        math::widen(self)
     }
 }

@@ -97,6 +97,29 @@ impl Simd for Avx512 {
         unsafe { _mm512_loadu_si512(column.as_ptr().cast()) }
     }
     #[inline(always)]
+    fn interleave(self, [a, b, c, d]: [__m512i; 4]) -> __m512i {
+        let byte = self.splat_int(0xff);
+        let a = op!(_mm512_and_si512(a, byte));
+        let b = op!(_mm512_slli_epi32(_mm512_and_si512(b, byte), 8));
+        let c = op!(_mm512_slli_epi32(_mm512_and_si512(c, byte), 16));
+        let d = op!(_mm512_slli_epi32(d, 24));
+        op!(_mm512_or_si512(_mm512_or_si512(a, b), _mm512_or_si512(c, d)))
+    }
+    #[inline(always)]
+    fn store_bytes(self, bytes: &mut [i8; 16], _part: usize, v: __m512i) {
+        // SAFETY: sixteen bytes, borrowed mutably; the store needs no alignment.
+        unsafe { _mm_storeu_si128(bytes.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(v)) }
+    }
+    #[inline(always)]
+    fn store_int(self, column: &mut [i32; 16], _part: usize, v: __m512i) {
+        // SAFETY: sixteen integers, borrowed mutably; the store needs no alignment.
+        unsafe { _mm512_storeu_si512(column.as_mut_ptr().cast(), v) }
+    }
+    #[inline(always)]
+    fn add_int(self, a: __m512i, b: __m512i) -> __m512i {
+        op!(_mm512_add_epi32(a, b))
+    }
+    #[inline(always)]
     fn sub_int(self, a: __m512i, b: __m512i) -> __m512i {
         op!(_mm512_sub_epi32(a, b))
     }
@@ -110,24 +133,22 @@ impl Dot for Avx512 {
     /// Sixteen tokens by four unsigned bytes: q + 128.
     const STEP: usize = 64;
     const OFFSET: i32 = 128;
-    /// Sixteen sums either way: enough to hide the latency of two dot products a cycle.
-    const SHAPES: [(usize, usize); 2] = [(16, 1), (8, 2)];
+    /// Sixteen sums hide the latency of two dot products a cycle; of two tiles 24, since a weight is
+    /// then loaded once for both.
+    const SHAPES: [(usize, usize); 2] = [(16, 1), (12, 2)];
 
     #[inline(always)]
     fn pack(self, inputs: &Inputs<'_>, part: usize, tile: &mut [u8]) {
-        let byte = self.splat_int(0xff);
         let places = tile.as_chunks_mut::<64>().0.iter_mut();
         for (step, place) in places.take(inputs.steps).enumerate() {
-            let [a, b, c, d] = inputs.quantized(self, step, part);
-            let a = op!(_mm512_and_si512(a, byte));
-            let b = op!(_mm512_slli_epi32(_mm512_and_si512(b, byte), 8));
-            let c = op!(_mm512_slli_epi32(_mm512_and_si512(c, byte), 16));
-            let d = op!(_mm512_slli_epi32(d, 24));
-            let bytes = op!(_mm512_or_si512(_mm512_or_si512(a, b), _mm512_or_si512(c, d)));
-            // Adding 128 to a byte flips its highest bit.
-            let bytes = op!(_mm512_xor_si512(bytes, self.splat_int(0x8080_8080_u32 as i32)));
-            // SAFETY: 64 bytes, borrowed mutably; the store needs no alignment.
-            unsafe { _mm512_storeu_si512(place.as_mut_ptr().cast(), bytes) }
+            self.store_step(self.interleave(inputs.quantized(self, step, part)), place);
+        }
+    }
+
+    #[inline(always)]
+    fn pack_words(self, words: [__m512i; 4], _part: usize, tile: &mut [u8]) {
+        for (word, place) in words.into_iter().zip(tile.as_chunks_mut::<64>().0) {
+            self.store_step(word, place);
         }
     }
 
@@ -147,10 +168,22 @@ impl Dot for Avx512 {
             (12, 1) => dot::<3, 1>(weights, panels, sink),
             (8, 1) => dot::<2, 1>(weights, panels, sink),
             (4, 1) => dot::<1, 1>(weights, panels, sink),
+            (12, 2) => dot::<3, 2>(weights, panels, sink),
             (8, 2) => dot::<2, 2>(weights, panels, sink),
             (4, 2) => dot::<1, 2>(weights, panels, sink),
             _ => {}
         }
+    }
+}
+
+impl Avx512 {
+    /// Writes a step of signed bytes as unsigned ones.
+    #[inline(always)]
+    fn store_step(self, bytes: __m512i, place: &mut [u8; 64]) {
+        // Adding 128 to a byte flips its highest bit.
+        let bytes = op!(_mm512_xor_si512(bytes, self.splat_int(0x8080_8080_u32 as i32)));
+        // SAFETY: 64 bytes, borrowed mutably; the store needs no alignment.
+        unsafe { _mm512_storeu_si512(place.as_mut_ptr().cast(), bytes) }
     }
 }
 
@@ -171,13 +204,25 @@ fn dot<const Q: usize, const T: usize>(
     for index in steps / 4 * 4..steps {
         step::<Q, T>(weights, panels, index, &mut sums);
     }
-    let mut settled = [[[op!(_mm512_setzero_si512()); T]; 4]; Q];
-    for (settled, sums) in settled.iter_mut().zip(&sums) {
-        *settled = settle(sums);
-    }
-    for (row, sums) in settled.iter().flatten().enumerate() {
-        for (tile, sums) in sums.iter().enumerate() {
-            sink.put(Acc { row, tile, part: 0, sums: [[*sums]] });
+    // Written out: an array that is read in a loop would live in memory.
+    put::<Q, T, 0>(&sums, sink);
+    put::<Q, T, 1>(&sums, sink);
+    put::<Q, T, 2>(&sums, sink);
+    put::<Q, T, 3>(&sums, sink);
+}
+
+/// Hands on the sums of four rows, if there are so many.
+#[inline(always)]
+fn put<const Q: usize, const T: usize, const QUAD: usize>(
+    sums: &[[[__m512i; T]; 4]; Q],
+    sink: &mut impl Sink<__m512i>,
+) {
+    if QUAD < Q {
+        let [a, b, c, d] = &sums[QUAD];
+        sink.put(Acc { row: QUAD * 4, tile: 0, part: 0, sums: [[a[0]], [b[0]], [c[0]], [d[0]]] });
+        if T > 1 {
+            let sums = [[a[1 % T]], [b[1 % T]], [c[1 % T]], [d[1 % T]]];
+            sink.put(Acc { row: QUAD * 4, tile: 1, part: 0, sums });
         }
     }
 }

@@ -107,6 +107,32 @@ macro_rules! vectors {
                 unsafe { _mm256_loadu_si256(column.as_ptr().add(part % 2 * 8).cast()) }
             }
             #[inline(always)]
+            fn interleave(self, [a, b, c, d]: [__m256i; 4]) -> __m256i {
+                let byte = self.splat_int(0xff);
+                let a = op!(_mm256_and_si256(a, byte));
+                let b = op!(_mm256_slli_epi32(_mm256_and_si256(b, byte), 8));
+                let c = op!(_mm256_slli_epi32(_mm256_and_si256(c, byte), 16));
+                let d = op!(_mm256_slli_epi32(d, 24));
+                op!(_mm256_or_si256(_mm256_or_si256(a, b), _mm256_or_si256(c, d)))
+            }
+            #[inline(always)]
+            fn store_bytes(self, bytes: &mut [i8; 16], part: usize, v: __m256i) {
+                let mut wide = [0_i32; 8];
+                // SAFETY: eight integers of its own; the store needs no alignment.
+                unsafe { _mm256_storeu_si256(wide.as_mut_ptr().cast(), v) }
+                bytes.as_chunks_mut::<8>().0[part % 2] = wide.map(|v| v as i8);
+            }
+            #[inline(always)]
+            fn store_int(self, column: &mut [i32; 16], part: usize, v: __m256i) {
+                // SAFETY: eight integers from 0 or 8 of sixteen, borrowed mutably; the store needs
+                // no alignment.
+                unsafe { _mm256_storeu_si256(column.as_mut_ptr().add(part % 2 * 8).cast(), v) }
+            }
+            #[inline(always)]
+            fn add_int(self, a: __m256i, b: __m256i) -> __m256i {
+                op!(_mm256_add_epi32(a, b))
+            }
+            #[inline(always)]
             fn sub_int(self, a: __m256i, b: __m256i) -> __m256i {
                 op!(_mm256_sub_epi32(a, b))
             }
@@ -134,13 +160,17 @@ impl Dot for Avx2 {
         let places = tile.as_chunks_mut::<64>().0.iter_mut().skip(part).step_by(2);
         for (step, place) in places.take(inputs.steps).enumerate() {
             let [a, b, c, d] = inputs.quantized(self, step, part);
-            let (even, odd) = (pair(a, c), pair(b, d));
-            let at = place.as_mut_ptr();
-            // SAFETY: twice 32 of 64 bytes, borrowed mutably; the stores need no alignment.
-            unsafe {
-                _mm256_storeu_si256(at.cast(), even);
-                _mm256_storeu_si256(at.add(32).cast(), odd);
-            }
+            store_pairs(pair(a, c), pair(b, d), place);
+        }
+    }
+
+    #[inline(always)]
+    fn pack_words(self, words: [__m256i; 4], part: usize, tile: &mut [u8]) {
+        let places = tile.as_chunks_mut::<64>().0.iter_mut().skip(part).step_by(2);
+        for (word, place) in words.into_iter().zip(places) {
+            // Sign-extends bytes 0 and 2, and 1 and 3.
+            let even = op!(_mm256_srai_epi16(_mm256_slli_epi16(word, 8), 8));
+            store_pairs(even, op!(_mm256_srai_epi16(word, 8)), place);
         }
     }
 
@@ -183,19 +213,17 @@ impl Dot for AvxVnni {
 
     #[inline(always)]
     fn pack(self, inputs: &Inputs<'_>, part: usize, tile: &mut [u8]) {
-        let byte = self.splat_int(0xff);
         let places = tile.as_chunks_mut::<32>().0.iter_mut().skip(part).step_by(2);
         for (step, place) in places.take(inputs.steps).enumerate() {
-            let [a, b, c, d] = inputs.quantized(self, step, part);
-            let a = op!(_mm256_and_si256(a, byte));
-            let b = op!(_mm256_slli_epi32(_mm256_and_si256(b, byte), 8));
-            let c = op!(_mm256_slli_epi32(_mm256_and_si256(c, byte), 16));
-            let d = op!(_mm256_slli_epi32(d, 24));
-            let bytes = op!(_mm256_or_si256(_mm256_or_si256(a, b), _mm256_or_si256(c, d)));
-            // Adding 128 to a byte flips its highest bit.
-            let bytes = op!(_mm256_xor_si256(bytes, self.splat_int(0x8080_8080_u32 as i32)));
-            // SAFETY: 32 bytes, borrowed mutably; the store needs no alignment.
-            unsafe { _mm256_storeu_si256(place.as_mut_ptr().cast(), bytes) }
+            self.store_step(self.interleave(inputs.quantized(self, step, part)), place);
+        }
+    }
+
+    #[inline(always)]
+    fn pack_words(self, words: [__m256i; 4], part: usize, tile: &mut [u8]) {
+        let places = tile.as_chunks_mut::<32>().0.iter_mut().skip(part).step_by(2);
+        for (word, place) in words.into_iter().zip(places) {
+            self.store_step(word, place);
         }
     }
 
@@ -220,6 +248,28 @@ impl Products for AvxVnni {
         // SAFETY: by the caller's promise; 32 bytes of a step are one part's.
         let x = unsafe { _mm256_loadu_si256(x.add(part * 32).cast()) };
         op!(_mm256_dpbusd_avx_epi32(sum, x, w))
+    }
+}
+
+impl AvxVnni {
+    /// Writes half a step of signed bytes as unsigned ones.
+    #[inline(always)]
+    fn store_step(self, bytes: __m256i, place: &mut [u8; 32]) {
+        // Adding 128 to a byte flips its highest bit.
+        let bytes = op!(_mm256_xor_si256(bytes, self.splat_int(0x8080_8080_u32 as i32)));
+        // SAFETY: 32 bytes, borrowed mutably; the store needs no alignment.
+        unsafe { _mm256_storeu_si256(place.as_mut_ptr().cast(), bytes) }
+    }
+}
+
+/// Writes half a step as pairs of i16.
+#[inline(always)]
+fn store_pairs(even: __m256i, odd: __m256i, place: &mut [u8; 64]) {
+    let at = place.as_mut_ptr();
+    // SAFETY: twice 32 of 64 bytes, borrowed mutably; the stores need no alignment.
+    unsafe {
+        _mm256_storeu_si256(at.cast(), even);
+        _mm256_storeu_si256(at.add(32).cast(), odd);
     }
 }
 
@@ -251,10 +301,9 @@ fn four_rows<P: Products>(
             }
         }
     }
-    for (row, sums) in sums.iter().enumerate() {
-        for (part, sums) in sums.iter().enumerate() {
-            sink.put(Acc { row, tile: 0, part, sums: [[*sums]] });
-        }
+    for part in 0..2 {
+        let sums = [[sums[0][part]], [sums[1][part]], [sums[2][part]], [sums[3][part]]];
+        sink.put(Acc { row: 0, tile: 0, part, sums });
     }
 }
 

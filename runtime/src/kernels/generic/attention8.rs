@@ -1,0 +1,218 @@
+//! Attention in int8: keys and values become matrices for the group matmul, softmax a panel.
+
+use crate::format::{TILE_DEPTH, TILE_ROWS, round_up};
+use crate::kernels::scalar::{ZERO, largest, quantize_symmetric};
+use crate::kernels::{
+    Column, Quantized, Scores, Span, TILE_TOKENS, TileScales, symmetric_scale, usable_range,
+};
+use crate::math::exp2_constants::{LOWEST, POLY};
+
+use super::float::{horner, round_even};
+use super::{Dot, Simd, parts};
+
+/// Bytes of a tile of a block: 4 rows by 16 inputs.
+const TILE_BYTES: usize = TILE_ROWS * TILE_DEPTH;
+
+/// See [`crate::kernels::Backend::keys`].
+#[inline(always)]
+pub(super) fn keys<S: Simd>(s: S, span: &Span<'_>, out: &mut Quantized<'_>) {
+    let quad_bytes = TILE_ROWS * round_up(span.size, TILE_DEPTH);
+    if span.size % TILE_DEPTH != 0 {
+        out.block.fill(0);
+    }
+    let (scales, _) = out.scale.as_chunks_mut::<TILE_TOKENS>();
+    let (sums, _) = out.sum.as_chunks_mut::<TILE_TOKENS>();
+    let tiles = out.block.chunks_exact_mut((TILE_TOKENS / TILE_ROWS * quad_bytes).max(1));
+    for (tile, ((block, scale), sum)) in tiles.zip(scales).zip(sums).enumerate() {
+        let keys = span.tile(tile);
+        let mut most = [0.0; TILE_TOKENS];
+        let mut inverse = [0.0; TILE_TOKENS];
+        for part in 0..TILE_TOKENS / S::LANES {
+            s.store(&mut most, part, magnitude(s, keys, part));
+        }
+        symmetric_scales(s, &most, scale, &mut inverse);
+        let mut total = [0; TILE_TOKENS];
+        for (step, four) in keys.chunks(4).enumerate() {
+            let mut words = [0; TILE_TOKENS];
+            for part in 0..TILE_TOKENS / S::LANES {
+                let inverse = s.load(&inverse, part);
+                let mut sum = s.load_int(&total, part);
+                let mut bytes = [s.splat_int(0); 4];
+                for (byte, key) in bytes.iter_mut().zip(four) {
+                    *byte = symmetric(s, s.load(key, part), inverse);
+                    sum = s.add_int(sum, *byte);
+                }
+                s.store_int(&mut total, part, sum);
+                s.store_int(&mut words, part, s.interleave(bytes));
+            }
+            // Tokens are rows: a word for each, sixteen bytes apart.
+            let at = step / 4 * (TILE_BYTES / 4) + step % 4;
+            let quads = block.chunks_exact_mut(quad_bytes).zip(words.as_chunks::<TILE_ROWS>().0);
+            for (quad, words) in quads {
+                let (places, _) = quad.as_chunks_mut::<4>();
+                for (place, word) in places.iter_mut().skip(at).step_by(4).zip(words) {
+                    *place = word.to_le_bytes().map(|b| b as i8);
+                }
+            }
+        }
+        *sum = total;
+    }
+}
+
+/// [`symmetric_scale`] of each token.
+#[inline(always)]
+fn symmetric_scales<S: Simd>(s: S, most: &Column, scale: &mut Column, inverse: &mut Column) {
+    if most.iter().fold(true, |all, most| all & usable_range(*most)) {
+        for part in 0..TILE_TOKENS / S::LANES {
+            let most = s.load(most, part);
+            s.store(scale, part, s.div(most, s.splat(127.0)));
+            s.store(inverse, part, s.div(s.splat(127.0), most));
+        }
+    } else {
+        for ((scale, inverse), most) in scale.iter_mut().zip(inverse).zip(most) {
+            (*scale, *inverse) = symmetric_scale(*most);
+        }
+    }
+}
+
+/// The largest magnitude of each token.
+#[inline(always)]
+fn magnitude<S: Simd>(s: S, columns: &[Column], part: usize) -> S::F {
+    let zero = s.splat(0.0);
+    let mut most = zero;
+    for column in columns {
+        let v = s.load(column, part);
+        most = s.max(s.max(v, s.sub(zero, v)), most);
+    }
+    most
+}
+
+/// [`quantize_symmetric`].
+#[inline(always)]
+fn symmetric<S: Simd>(s: S, v: S::F, inverse: S::F) -> S::I {
+    let r = round_even(s, s.mul(v, inverse));
+    s.to_int(s.min(s.max(r, s.splat(-127.0)), s.splat(127.0)))
+}
+
+/// See [`crate::kernels::Backend::values`].
+#[inline(always)]
+pub(super) fn values<S: Dot>(s: S, span: &Span<'_>, out: &mut Quantized<'_>) {
+    let tiles = span.positions() / TILE_TOKENS;
+    let quad_bytes = TILE_ROWS * span.positions();
+    if span.size % TILE_ROWS != 0 {
+        out.block.fill(0);
+    }
+    let mut most = [0.0; TILE_TOKENS];
+    for tile in 0..tiles {
+        let (columns, (first, end)) = (span.tile(tile), span.lanes(tile));
+        if (first, end) == (0, TILE_TOKENS) {
+            for part in 0..TILE_TOKENS / S::LANES {
+                let v = s.max(magnitude(s, columns, part), s.load(&most, part));
+                s.store(&mut most, part, v);
+            }
+        } else {
+            let lanes = columns.iter().flat_map(|c| c.iter().take(end).skip(first).copied());
+            most[0] = largest(lanes.chain([most[0]]));
+        }
+    }
+    let (step, inverse) = symmetric_scale(largest(most.into_iter()));
+    for (d, (scale, sum)) in out.scale.iter_mut().zip(&mut *out.sum).take(span.size).enumerate() {
+        *scale = step;
+        *sum = 0;
+        let quad = out.block.get_mut(d / TILE_ROWS * quad_bytes..).unwrap_or_default();
+        let rows = quad.as_chunks_mut::<TILE_DEPTH>().0;
+        let rows = rows.iter_mut().skip(d % TILE_ROWS).step_by(TILE_ROWS).take(tiles);
+        for (tile, row) in rows.enumerate() {
+            let (first, end) = span.lanes(tile);
+            let Some(column) = span.tile(tile).get(d) else { return };
+            if (first, end) == (0, TILE_TOKENS) {
+                for part in 0..TILE_TOKENS / S::LANES {
+                    let q = symmetric(s, s.load(column, part), s.splat(inverse));
+                    s.store_bytes(row, part, q);
+                }
+            } else {
+                *row = [0; TILE_DEPTH];
+                for (q, v) in row.iter_mut().zip(column).take(end).skip(first) {
+                    *q = quantize_symmetric(*v, inverse);
+                }
+            }
+            // With this offset the zero point of a softmax cancels, and with it the sum.
+            if S::OFFSET != -ZERO {
+                *sum += row.iter().map(|q| i32::from(*q)).sum::<i32>();
+            }
+        }
+    }
+}
+
+/// See [`crate::kernels::Backend::softmax`].
+#[inline(always)]
+pub(super) fn softmax<S: Dot>(s: S, scores: &Scores<'_>, panel: &mut [u8]) -> TileScales {
+    let mut scales = TileScales::EMPTY;
+    scales.zero = [ZERO; TILE_TOKENS];
+    let inside = scores.first..scores.first + scores.count;
+    let Some(columns) = scores.columns.get(inside.clone()) else { return scales };
+    let factor = s.splat(scores.factor);
+    for part in 0..parts::<S>(scores.live) {
+        let mut highest = [s.splat(f32::MIN); 4];
+        let (fours, rest) = columns.as_chunks::<4>();
+        for four in fours {
+            for i in 0..4 {
+                highest[i] = s.max(s.mul(s.load(&four[i], part), factor), highest[i]);
+            }
+        }
+        for column in rest {
+            highest[0] = s.max(s.mul(s.load(column, part), factor), highest[0]);
+        }
+        let [a, b, c, d] = highest;
+        let highest = s.max(s.max(a, b), s.max(c, d));
+        let mut total = s.splat(0.0);
+        let tiles = scores.columns.as_chunks::<TILE_DEPTH>().0.iter();
+        let panels = panel.chunks_exact_mut(TILE_DEPTH / 4 * S::STEP);
+        for (i, (columns, panel)) in tiles.zip(panels).enumerate() {
+            let mut words = [s.splat_int(0); 4];
+            for (step, (word, four)) in words.iter_mut().zip(columns.as_chunks::<4>().0).enumerate()
+            {
+                let position = i * TILE_DEPTH + step * 4;
+                let mut e = [s.splat(0.0); 4];
+                if position >= inside.start && position + 4 <= inside.end {
+                    for (e, column) in e.iter_mut().zip(four) {
+                        *e = s.sub(s.mul(s.load(column, part), factor), highest);
+                    }
+                    e = exp2_byte(s, e);
+                } else {
+                    for (j, (e, column)) in e.iter_mut().zip(four).enumerate() {
+                        if inside.contains(&(position + j)) {
+                            let x = s.sub(s.mul(s.load(column, part), factor), highest);
+                            [*e] = exp2_byte(s, [x]);
+                        }
+                    }
+                }
+                let mut q = [s.splat_int(0); 4];
+                for (q, e) in q.iter_mut().zip(e) {
+                    total = s.add(total, e);
+                    *q = s.add_int(s.to_int(e), s.splat_int(ZERO));
+                }
+                *word = s.interleave(q);
+            }
+            s.pack_words(words, part, panel);
+        }
+        s.store(&mut scales.scale, part, s.div(s.splat(1.0), total));
+    }
+    scales
+}
+
+/// [`crate::math::exp2_byte`].
+#[inline(always)]
+fn exp2_byte<S: Simd, const N: usize>(s: S, mut x: [S::F; N]) -> [S::F; N] {
+    let mut n = x;
+    for (x, n) in x.iter_mut().zip(&mut n) {
+        let clamped = s.max(*x, s.splat(LOWEST));
+        *n = round_even(s, clamped);
+        *x = s.sub(clamped, *n);
+    }
+    let mut p = horner(s, x, &POLY);
+    for (p, n) in p.iter_mut().zip(n) {
+        *p = round_even(s, s.mul(*p, s.exp2(n)));
+    }
+    p
+}
