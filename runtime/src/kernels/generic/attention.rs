@@ -177,7 +177,7 @@ fn mix_tile<S: Simd, const Q: usize>(
     // Four tokens at a time where their values start at a multiple of four.
     while let Some((column, later)) = scores.split_first() {
         match scores.split_first_chunk::<4>() {
-            Some((four, later)) if lane % 4 == 0 => {
+            Some((four, later)) if lane.is_multiple_of(4) => {
                 for (i, sums) in sums.iter_mut().enumerate() {
                     let p = [
                         s.load(&four[0], part + i),

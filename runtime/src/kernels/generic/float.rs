@@ -18,7 +18,7 @@ pub(in crate::kernels) fn scales<S: Simd>(
     let mut lowest = [0.0; TILE_TOKENS];
     let mut highest = [1.0; TILE_TOKENS];
     let (runs, x_rest) = x.as_chunks::<4>();
-    let (factors, e_rest) = equalize.as_chunks::<4>();
+    let (factors, e_rest) = equalize.get(..x.len()).unwrap_or(equalize).as_chunks::<4>();
     for part in 0..parts::<S>(live) {
         // Several of each, since a minimum waits for the one before; order does not matter here.
         let mut low = [s.splat(0.0); 4];
