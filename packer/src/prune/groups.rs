@@ -48,9 +48,11 @@ impl Sizes {
         let wish = shared.map_or(lowest, |fraction| (fraction * cols as f64).max(lowest));
         // A coarse unit must not cost density in a small matrix.
         let large = cols >= 64 * INPUT_UNIT;
-        let shared_unit = if large { SHARED_UNIT as f64 } else { 1.0 };
-        let shared = ((wish / shared_unit).round() * shared_unit) as usize;
-        let shared = shared.min(cols);
+        // What a file shares comes in whole units; the packer gives the rest to each group.
+        let unit = SHARED_UNIT as f64;
+        let aligned = (wish / unit).round() * unit;
+        let fits = large && (lowest..=kept).contains(&aligned);
+        let shared = (if fits { aligned } else { wish.round() } as usize).min(cols);
         let unit = if large { INPUT_UNIT } else { 1 };
         let most = cols + (groups - 1) * shared;
         let wished = (kept * groups as f64 / unit as f64).round() as usize;
