@@ -6,8 +6,10 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod calibrate;
 pub mod cli;
+pub mod cpu;
 pub mod engine;
 pub mod error;
 pub mod eval;

@@ -1,6 +1,7 @@
 //! The memory plan: how many arena bytes a model needs for a given number of tokens, and where
 //! each buffer lies.
 
+use crate::encoder::linear::Scratch;
 use crate::error::{Error, Result};
 use crate::format::{DataType, MatrixKind, TILE_DEPTH, round_up};
 use crate::kernels::{Column, PANEL_BYTES, TILE_TOKENS};
@@ -10,25 +11,31 @@ use crate::view::Model;
 /// feed-forward buffers. Each weight is read once per this many tiles.
 pub const BLOCK_TILES: usize = 2;
 
-/// Every buffer starts at a multiple of this many bytes from the arena's start.
-const BUFFER_ALIGN: usize = 64;
-
 /// Sizes of the encoder's buffers and of the arena.
 ///
-/// Buffers of activations are counted in columns of 16 tokens ([`Column`]), panels in bytes.
-/// Attention's buffers and the feed-forward block never live together and share their bytes.
+/// Buffers of activations are counted in columns of 16 tokens ([`Column`]), panels in bytes. The
+/// arena holds the residual stream, the queries, and `work`, which the threads divide anew for
+/// each phase of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[non_exhaustive]
 pub struct Plan {
     /// Most tokens of one call.
     pub tokens: usize,
-    /// Columns `[tiles][hidden]`: the residual stream.
+    /// Parts that a call's tiles are divided into, each with a scratch of its own. With the
+    /// feature `std` they run on as many threads; at most one for a tile.
+    pub threads: usize,
+    /// Columns `[tiles][hidden]`: the residual stream. The queries take as many.
     pub hidden: usize,
-    /// Columns: either Q, K and V `[tiles][3 × hidden]` and [`HeadPlan::columns`], or the
-    /// feed-forward block `[block tiles][intermediate]`.
+    /// Columns: either keys and values `[tiles][2 × hidden]` and a scratch of
+    /// [`Plan::attention`] for each thread, or one of [`Plan::feed_forward`].
     pub work: usize,
-    /// Columns `[block tiles][hidden]`: a sub-layer's output before the residual is added.
-    pub projection: usize,
+    /// Columns of a thread's scratch in attention: panels, columns, and then Q, K and V of a block
+    /// `[block tiles][3 × hidden]`, or [`HeadPlan::columns`], or a block's output.
+    pub attention: usize,
+    /// Columns of a thread's scratch in the feed-forward part: panels, columns, and a block's
+    /// intermediate `[block tiles][intermediate]` and output `[block tiles][hidden]`.
+    pub feed_forward: usize,
     /// Bytes `[block tiles][deepest int8 group][32]`: a group's quantized inputs.
     pub panels: usize,
     /// Columns `[block tiles][deepest float group]`: the same for float weights.
@@ -79,17 +86,30 @@ impl Plan {
         // A text may begin anywhere in a tile that it shares with others.
         let longest = tokens.min(arch.max_tokens as usize) + TILE_TOKENS - 1;
         let positions = round_up(longest, TILE_TOKENS).min(tiles * TILE_TOKENS);
-        let attention = tiles * 3 * hidden + HeadPlan { positions, size: head }.columns();
-        let feed_forward = block * inner;
-        Ok(Self {
+        let head = HeadPlan { positions, size: head }.columns();
+        let (panels, columns) = (block * capacity * PANEL_BYTES, block * depth);
+        let linear = panels.div_ceil(size_of::<Column>()) + columns;
+        let plan = Self {
             tokens,
+            threads: 1,
             hidden: tiles * hidden,
-            work: attention.max(feed_forward),
-            projection: block * hidden,
-            panels: block * capacity * PANEL_BYTES,
-            columns: block * depth,
+            work: 0,
+            attention: linear + head.max(block * 3 * hidden),
+            feed_forward: linear + block * (inner + hidden),
+            panels,
+            columns,
             capacity,
-        })
+        };
+        Ok(plan.with_threads(1))
+    }
+
+    /// The same for `threads` threads, each of which needs a scratch of its own; no more than
+    /// there are tiles of 16 tokens. The results have the same bits for any number.
+    #[must_use]
+    pub fn with_threads(self, threads: usize) -> Self {
+        let threads = threads.clamp(1, self.tokens.div_ceil(TILE_TOKENS).max(1));
+        let attention = 2 * self.hidden + threads * self.attention;
+        Self { threads, work: attention.max(threads * self.feed_forward), ..self }
     }
 
     /// The largest number of tokens whose plan fits `arena` bytes; `None` when not even two fit.
@@ -108,9 +128,7 @@ impl Plan {
 
     /// Bytes of the whole arena.
     pub fn arena_bytes(&self) -> usize {
-        let columns = [self.hidden, self.work, self.projection, self.columns];
-        columns.iter().map(|n| n * size_of::<Column>()).sum::<usize>()
-            + round_up(self.panels, BUFFER_ALIGN)
+        (2 * self.hidden + self.work) * size_of::<Column>()
     }
 
     /// Cuts `arena` into the planned buffers.
@@ -122,24 +140,24 @@ impl Plan {
         let needed = self.arena_bytes();
         let available = arena.len();
         let too_small = Error::ArenaTooSmall { needed, available };
-        let mut rest = arena;
-        let mut take = |bytes: usize| -> Result<&'a mut [u8]> {
-            let all = core::mem::take(&mut rest);
-            let (buffer, after) = all.split_at_mut_checked(bytes).ok_or(too_small)?;
-            rest = after;
-            Ok(buffer)
-        };
-        let mut columns = |count: usize| -> Result<&'a mut [Column]> {
-            bytemuck::try_cast_slice_mut(take(count * size_of::<Column>())?)
-                .map_err(|_| Error::Misaligned { needed: align_of::<f32>() })
-        };
-        Ok(Buffers {
-            hidden: columns(self.hidden)?,
-            work: columns(self.work)?,
-            projection: columns(self.projection)?,
-            columns: columns(self.columns)?,
-            panels: take(round_up(self.panels, BUFFER_ALIGN))?,
-        })
+        let arena = arena.get_mut(..needed).ok_or(too_small)?;
+        let columns: &mut [Column] = bytemuck::try_cast_slice_mut(arena)
+            .map_err(|_| Error::Misaligned { needed: align_of::<Column>() })?;
+        let (hidden, rest) = columns.split_at_mut_checked(self.hidden).ok_or(too_small)?;
+        let (queries, work) = rest.split_at_mut_checked(self.hidden).ok_or(too_small)?;
+        Ok(Buffers { hidden, queries, work })
+    }
+
+    /// Cuts a thread's scratch into the buffers of a linear layer and what follows them.
+    pub(crate) fn cut<'a>(
+        &self,
+        scratch: &'a mut [Column],
+    ) -> Option<(Scratch<'a>, &'a mut [Column])> {
+        let panels = self.panels.div_ceil(size_of::<Column>());
+        let (panels, rest) = scratch.split_at_mut_checked(panels)?;
+        let (columns, rest) = rest.split_at_mut_checked(self.columns)?;
+        let panels = bytemuck::must_cast_slice_mut(panels.as_flattened_mut());
+        Some((Scratch { panels, capacity: self.capacity, columns }, rest))
     }
 }
 
@@ -190,8 +208,6 @@ impl HeadPlan {
 #[derive(Debug)]
 pub(crate) struct Buffers<'a> {
     pub(crate) hidden: &'a mut [Column],
+    pub(crate) queries: &'a mut [Column],
     pub(crate) work: &'a mut [Column],
-    pub(crate) projection: &'a mut [Column],
-    pub(crate) columns: &'a mut [Column],
-    pub(crate) panels: &'a mut [u8],
 }

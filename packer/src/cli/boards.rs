@@ -42,5 +42,5 @@ pub fn run(args: Args) -> Result<()> {
             }
         }
     }
-    std::io::stdout().write_all(text.as_bytes()).map_err(Error::io("write", "standard output"))
+    std::io::stdout().write_all(text.as_bytes()).map_err(Error::io("write", super::output::NAME))
 }

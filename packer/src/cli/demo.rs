@@ -7,6 +7,8 @@ use serde_json::Value;
 
 use crate::{Error, Result};
 
+use super::output::say;
+
 /// The whole way on one real model, from nothing: pull, prune, pack, inspect, run on a board.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -40,10 +42,10 @@ pub fn run(args: Args) -> Result<()> {
     let density = args.density.to_string();
 
     let model = grouse(&["pull"])?.trim().to_string();
-    println!("{model}\n");
-    println!("{}", grouse(&["prune", &model, "-o", &pruned, "--density", &density])?);
-    println!("{}", grouse(&["pack", &pruned, "-o", &file])?);
-    println!("{}", grouse(&["inspect", &file])?);
+    say!("{model}\n");
+    say!("{}", grouse(&["prune", &model, "-o", &pruned, "--density", &density])?);
+    say!("{}", grouse(&["pack", &pruned, "-o", &file])?);
+    say!("{}", grouse(&["inspect", &file])?);
 
     let mut host = vec!["embed", &file, "--json"];
     host.extend(TEXTS);
@@ -51,7 +53,7 @@ pub fn run(args: Args) -> Result<()> {
     let mut board = vec!["run", &file, "--board", &args.board, "--json"];
     board.extend(TEXTS);
     let board = lines(&grouse(&board)?)?;
-    println!();
+    say!();
     for (i, (here, there)) in host.iter().zip(&board).enumerate() {
         let text = TEXTS.get(i).copied().unwrap_or_default();
         if here["embedding"] != there["embedding"] || here["ids"] != there["ids"] {
@@ -60,7 +62,7 @@ pub fn run(args: Args) -> Result<()> {
                 "this is a bug in Grouse: please report it with the model and the text",
             ));
         }
-        println!(
+        say!(
             "{text:<50} {:>3} tokens, {:>11} instructions, embedding {}…",
             here["ids"].as_array().map_or(0, Vec::len),
             there["instructions"],
@@ -68,16 +70,19 @@ pub fn run(args: Args) -> Result<()> {
         );
     }
     if let [a, b, c, ..] = board.as_slice() {
-        println!("\nsimilarity of 1 and 2: {:.3}", similarity(a, b));
-        println!("similarity of 1 and 3: {:.3}", similarity(a, c));
+        say!("\nsimilarity of 1 and 2: {:.3}", similarity(a, b));
+        say!("similarity of 1 and 3: {:.3}", similarity(a, c));
     }
     if let Some(answer) = board.first() {
-        println!(
+        say!(
             "\n{}: arena {} bytes, firmware {} bytes of flash, {} bytes of RAM",
-            args.board, answer["arena_bytes"], answer["flash_bytes"], answer["ram_bytes"]
+            args.board,
+            answer["arena_bytes"],
+            answer["flash_bytes"],
+            answer["ram_bytes"]
         );
     }
-    println!("board and laptop: the same bits for all {} texts", TEXTS.len());
+    say!("board and laptop: the same bits for all {} texts", TEXTS.len());
     Ok(())
 }
 
@@ -87,7 +92,7 @@ fn grouse(arguments: &[&str]) -> Result<String> {
         .iter()
         .map(|a| if a.contains(' ') { format!("\"{a}\"") } else { a.to_string() })
         .collect();
-    println!("$ grouse {}", quoted.join(" "));
+    say!("$ grouse {}", quoted.join(" "));
     let program = std::env::current_exe().map_err(Error::io("find", "grouse itself"))?;
     let output = Command::new(program)
         .args(arguments)

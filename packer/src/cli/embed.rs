@@ -31,7 +31,7 @@ pub struct EngineArgs {
     /// Threads; all cores when left out. The answers do not depend on it.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
-    /// Kernels to use: scalar or wide. All give the same bits.
+    /// Kernels to use; `grouse inspect --cpu` lists them. All give the same bits.
     #[arg(long, value_name = "NAME", env = "GROUSE_BACKEND")]
     backend: Option<String>,
 }
@@ -78,7 +78,7 @@ pub fn print_lines(answers: &[Answer], first: usize, quiet: bool) -> Result<()> 
         }
         let line = serde_json::to_string(answer)
             .map_err(|e| Error::input(format!("cannot print an answer: {e}"), "report this"))?;
-        writeln!(out, "{line}").map_err(Error::io("write", "standard output"))?;
+        writeln!(out, "{line}").map_err(Error::io("write", super::output::NAME))?;
     }
-    out.flush().map_err(Error::io("write", "standard output"))
+    out.flush().map_err(Error::io("write", super::output::NAME))
 }

@@ -6,6 +6,7 @@ use crate::engine::PackedFile;
 use crate::{Result, eval};
 
 use super::embed::EngineArgs;
+use super::output::say;
 use super::print_json;
 
 /// Score a packed model on a benchmark.
@@ -35,8 +36,8 @@ pub fn run(args: Args) -> Result<()> {
     if args.json {
         return print_json(&score);
     }
-    println!("pairs     {}", score.pairs);
-    println!("Spearman  {:.2}", score.spearman);
-    println!("Pearson   {:.2}", score.pearson);
+    say!("pairs     {}", score.pairs);
+    say!("Spearman  {:.2}", score.spearman);
+    say!("Pearson   {:.2}", score.pearson);
     Ok(())
 }

@@ -4,11 +4,13 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod boards;
 mod demo;
 mod embed;
 mod eval;
 mod inspect;
+mod output;
 mod pack;
 mod prune;
 mod pull;
@@ -33,6 +35,7 @@ enum Command {
     Tokenize(tokenize::Args),
     Embed(embed::Args),
     Eval(eval::Args),
+    Bench(bench::Args),
     Boards(boards::Args),
     Run(run::Args),
     Demo(demo::Args),
@@ -49,12 +52,14 @@ pub fn main() -> ExitCode {
         Command::Tokenize(args) => tokenize::run(args),
         Command::Embed(args) => embed::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Boards(args) => boards::run(args),
         Command::Run(args) => run::run(args),
         Command::Demo(args) => demo::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if output::is_closed(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{:?}", miette::Report::new(error));
             ExitCode::FAILURE
@@ -66,6 +71,6 @@ pub fn main() -> ExitCode {
 fn print_json(value: &impl serde::Serialize) -> crate::Result<()> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|e| crate::Error::input(format!("cannot print the result: {e}"), "report this"))?;
-    println!("{text}");
+    output::say!("{text}");
     Ok(())
 }

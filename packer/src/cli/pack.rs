@@ -8,6 +8,7 @@ use grouse_runtime::format::DataType;
 use crate::pack::{self, Options};
 use crate::{Result, calibrate, import};
 
+use super::output::say;
 use super::print_json;
 
 /// Pack a Hugging Face directory into one file.
@@ -116,7 +117,7 @@ pub fn run(args: Args) -> Result<()> {
             "matrices": packed.matrices,
         }));
     }
-    println!(
+    say!(
         "{}: {:.2} MB, {} of {} encoder weights kept (density {:.3})",
         args.output.display(),
         packed.bytes.len() as f64 / 1e6,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
+use super::output::say;
 use super::print_json;
 use crate::prune::{self, Options};
 use crate::{Result, calibrate, forward, import};
@@ -95,9 +96,9 @@ pub fn run(args: Args) -> Result<()> {
     if args.json {
         return print_json(&record);
     }
-    println!("{report}");
-    println!("mean cosine to the dense embedding: {cosine:.4} (calibration text)");
-    println!("written: {}", args.output.display());
+    say!("{report}");
+    say!("mean cosine to the dense embedding: {cosine:.4} (calibration text)");
+    say!("written: {}", args.output.display());
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::output::say;
 use super::print_json;
 use crate::{Result, pull};
 
@@ -25,6 +26,6 @@ pub fn run(args: Args) -> Result<()> {
     if args.json {
         return print_json(&serde_json::json!({ "model": args.model, "directory": dir }));
     }
-    println!("{}", dir.display());
+    say!("{}", dir.display());
     Ok(())
 }

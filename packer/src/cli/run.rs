@@ -131,7 +131,7 @@ fn print_line(text: &str, answer: &Answer, info: &Info) -> Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_all(line.as_bytes())
         .and_then(|()| out.flush())
-        .map_err(Error::io("write", "standard output"))
+        .map_err(Error::io("write", super::output::NAME))
 }
 
 /// Progress on standard error: a spinner on a terminal, a line a step elsewhere.

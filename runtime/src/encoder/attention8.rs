@@ -10,13 +10,17 @@ use crate::math;
 use crate::plan::{BLOCK_TILES, HeadPlan};
 use crate::view::Indices;
 
-use super::Heads;
 use super::attention::replace;
+use super::layer::Heads;
 
-/// Buffers and shapes of one layer's attention.
+/// Buffers and shapes of one layer's attention, for the queries of some adjacent tiles.
 pub(super) struct Attention8<'a> {
-    /// `[tiles][3 × hidden]`: Q, K, V; the context replaces Q.
-    pub(super) qkv: &'a mut [Column],
+    /// `[these tiles][hidden]`: the context replaces them.
+    pub(super) queries: &'a mut [Column],
+    /// The first of these tiles, counted from the first of all.
+    pub(super) tile: usize,
+    /// `[all tiles][2 × hidden]`: keys and values.
+    pub(super) keys_values: &'a [Column],
     /// At least [`HeadPlan::columns`].
     pub(super) work: &'a mut [Column],
     pub(super) shape: Heads,
@@ -64,32 +68,45 @@ impl<'a> Buffers<'a> {
 }
 
 impl Attention8<'_> {
-    /// Writes softmax(Q Kᵀ / √d) V over Q for the text of `count` tokens from token `first`.
+    /// Writes softmax(Q Kᵀ / √d) V over those Q that belong to the text of `count` tokens from
+    /// token `first`.
     pub(super) fn run(self, backend: &dyn Backend, (first, count): (usize, usize)) -> Result<()> {
         let Heads { hidden, heads, size } = self.shape;
-        let stride = 3 * hidden;
         let lead = first % TILE_TOKENS;
         let positions = (lead + count).next_multiple_of(TILE_TOKENS);
         let plan = HeadPlan { positions, size };
         let available = self.work.len();
         let too_small = Error::ArenaTooSmall { needed: plan.columns(), available };
         let mut buffers = Buffers::carve(self.work, &plan).ok_or(too_small)?;
+        // The text's tiles among these, counted from the text's first.
+        let text = first / TILE_TOKENS;
+        let from = self.tile.saturating_sub(text);
+        let queries = self.queries.get_mut((text + from - self.tile) * hidden..);
+        let queries = queries.ok_or(too_small)?;
+        let to = (positions / TILE_TOKENS).min(from + queries.len() / hidden);
         for head in 0..heads {
-            let key = hidden + head * size;
-            let span = Span { qkv: self.qkv, stride, feature: key, size, first, count };
+            let key = head * size;
+            let span = Span {
+                qkv: self.keys_values,
+                stride: 2 * hidden,
+                feature: key,
+                size,
+                first,
+                count,
+            };
             backend.keys(&span, &mut buffers.keys);
             backend.values(&Span { feature: hidden + key, ..span }, &mut buffers.values);
-            for tile in (0..positions / TILE_TOKENS).step_by(BLOCK_TILES) {
-                let at = (first / TILE_TOKENS + tile) * stride + head * size;
-                let rest = self.qkv.get_mut(at..).ok_or(too_small)?;
+            for tile in (from..to).step_by(BLOCK_TILES) {
+                let rest = queries.get_mut((tile - from) * hidden + key..).ok_or(too_small)?;
                 // Positions of the text's tokens, from the block's first.
                 let start = tile * TILE_TOKENS;
-                let tokens = (lead + count - start).min(BLOCK_TILES * TILE_TOKENS);
-                let block = Block { backend, plan, lead, count, tokens };
-                block.score(rest, stride, &mut buffers);
+                let most = BLOCK_TILES.min(to - tile) * TILE_TOKENS;
+                let block =
+                    Block { backend, plan, lead, count, tokens: (lead + count - start).min(most) };
+                block.score(rest, hidden, &mut buffers);
                 block.mix(&mut buffers);
-                let slots = rest.chunks_mut(stride).zip(buffers.context.chunks_exact(size));
-                for (t, (slot, context)) in slots.enumerate() {
+                let slots = rest.chunks_mut(hidden).zip(buffers.context.chunks_exact(size));
+                for (t, (slot, context)) in slots.take(block.tiles()).enumerate() {
                     let start = start + t * TILE_TOKENS;
                     let end = (lead + count).saturating_sub(start).min(TILE_TOKENS);
                     // This head's query of this tile is not read again: the context takes its

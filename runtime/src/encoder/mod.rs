@@ -2,19 +2,19 @@
 
 mod attention;
 mod attention8;
+mod layer;
 pub mod linear;
+mod parts;
 
 use crate::error::{Error, Result};
-use crate::format::{self, Arch, DataType, MatrixKind};
+use crate::format::{self, Arch};
 use crate::kernels::scalar::{live, sum};
-use crate::kernels::{Activation, Backend, Column, Norm, TILE_TOKENS};
+use crate::kernels::{Backend, Norm, TILE_TOKENS};
 use crate::math;
-use crate::plan::{BLOCK_TILES, Buffers, Plan};
-use crate::view::{Layer, Model};
+use crate::plan::{Buffers, Plan};
+use crate::view::Model;
 
-use attention::Attention;
-use attention8::Attention8;
-use linear::{Input, Scratch, linear};
+use layer::Run;
 
 /// A model ready to run: its weights in place, its buffers in the arena.
 pub struct Encoder<'m, 'a> {
@@ -62,12 +62,21 @@ impl<'m, 'a> Encoder<'m, 'a> {
         Self::with_plan(model, backend, arena, Plan::for_batch(model, tokens)?)
     }
 
-    fn with_plan(
+    /// Prepares to run as `plan` says: on several threads, say, by [`Plan::with_threads`].
+    ///
+    /// With the feature `std` the threads are those of the rayon pool that the call runs in, and
+    /// the calling thread if it is one of them; without it the parts of a call follow one another.
+    ///
+    /// # Errors
+    /// [`Error::ArenaTooSmall`], [`Error::Misaligned`].
+    pub fn with_plan(
         model: &Model<'m>,
         backend: &'static dyn Backend,
         arena: &'a mut [u8],
         plan: Plan,
     ) -> Result<Self> {
+        // Sizes of this model, whichever the plan was made for.
+        let plan = Plan::for_batch(model, plan.tokens)?.with_threads(plan.threads);
         let buffers = plan.carve(arena)?;
         Ok(Self { model: *model, backend, plan, buffers, tokens: 0 })
     }
@@ -125,8 +134,12 @@ impl<'m, 'a> Encoder<'m, 'a> {
         self.tokens = texts.iter().map(|text| text.len()).sum();
         for i in 0..self.model.arch().layers as usize {
             let layer = self.model.layer(i)?;
-            self.attention(&layer, texts)?;
-            self.feed_forward(&layer)?;
+            let (arch, plan) = (self.model.arch(), &self.plan);
+            let run = Run { backend: self.backend, layer, arch, plan, tokens: self.tokens };
+            let Buffers { hidden, queries, work } = &mut self.buffers;
+            run.project(hidden, queries, work)?;
+            run.attend(texts, hidden, queries, work)?;
+            run.feed_forward(hidden, work)?;
         }
         Ok(())
     }
@@ -155,9 +168,11 @@ impl<'m, 'a> Encoder<'m, 'a> {
         }
         let hidden = hidden_size as usize;
         let tables = self.model.embeddings();
-        let Buffers { hidden: states, projection, .. } = &mut self.buffers;
-        // The projection buffer is idle here; it holds a word and a position vector.
-        let (word, rest) = projection.as_flattened_mut().split_at_mut(hidden);
+        let Buffers { hidden: states, work, .. } = &mut self.buffers;
+        // The buffers of the layers are idle here; they hold a word and a position vector.
+        let too_small = Error::ArenaTooSmall { needed: 2 * hidden, available: work.len() };
+        let work = work.as_flattened_mut();
+        let (word, rest) = work.split_at_mut_checked(hidden).ok_or(too_small)?;
         let position = rest.get_mut(..hidden).unwrap_or_default();
         let all = texts.iter().flat_map(|text| text.iter().enumerate());
         for (token, (place, id)) in all.enumerate() {
@@ -184,94 +199,6 @@ impl<'m, 'a> Encoder<'m, 'a> {
             // left there.
             x.iter_mut().for_each(|column| column[live..].fill(0.0));
             self.backend.norm(x, &[], &norm, live);
-        }
-        Ok(())
-    }
-
-    fn attention(&mut self, layer: &Layer<'_>, texts: &[&[u32]]) -> Result<()> {
-        let arch = self.model.arch();
-        let hidden = arch.hidden_size as usize;
-        let heads = arch.heads as usize;
-        let size = hidden / heads;
-        let Buffers { hidden: states, work, projection, columns, panels } = &mut self.buffers;
-        let mut scratch = Scratch { panels, capacity: self.plan.capacity, columns };
-        let too_small = Error::ArenaTooSmall { needed: self.plan.work, available: work.len() };
-
-        let tiles = self.tokens.div_ceil(TILE_TOKENS);
-        let (qkv, rest) = work.split_at_mut_checked(tiles * 3 * hidden).ok_or(too_small)?;
-        let states = states.get_mut(..tiles * hidden).ok_or(too_small)?;
-        let matrix = layer.matrix(MatrixKind::Qkv);
-        let blocks = states
-            .chunks(BLOCK_TILES * hidden)
-            .zip(qkv.chunks_mut(BLOCK_TILES * 3 * hidden))
-            .enumerate();
-        for (block, (x, out)) in blocks {
-            let tokens = block_tokens(self.tokens, block);
-            let input = Input { columns: x, stride: hidden, tokens };
-            linear(self.backend, matrix, &mut scratch, input, None, out)?;
-        }
-        let shape = Heads { hidden, heads, size };
-        let mut first = 0;
-        for text in texts {
-            let text_tokens = (first, text.len());
-            if matrix.weights() == DataType::I8 {
-                Attention8 { qkv, work: rest, shape }.run(self.backend, text_tokens)?;
-            } else {
-                Attention { qkv, work: rest, shape }.run(self.backend, text_tokens)?;
-            }
-            first += text.len();
-        }
-
-        let matrix = layer.matrix(MatrixKind::AttentionOutput);
-        let norm = Norm {
-            gamma: layer.attention_gamma,
-            beta: layer.attention_beta,
-            epsilon: arch.layer_norm_eps,
-        };
-        let blocks = states
-            .chunks_mut(BLOCK_TILES * hidden)
-            .zip(qkv.chunks(BLOCK_TILES * 3 * hidden))
-            .enumerate();
-        for (block, (x, context)) in blocks {
-            let tokens = block_tokens(self.tokens, block);
-            let out = projection.get_mut(..x.len()).ok_or(too_small)?;
-            let input = Input { columns: context, stride: 3 * hidden, tokens };
-            linear(self.backend, matrix, &mut scratch, input, None, out)?;
-            add_and_norm(self.backend, x, out, hidden, &norm, tokens);
-        }
-        Ok(())
-    }
-
-    fn feed_forward(&mut self, layer: &Layer<'_>) -> Result<()> {
-        let arch = self.model.arch();
-        let hidden = arch.hidden_size as usize;
-        let inner = arch.intermediate_size as usize;
-        let out_weights = layer.matrix(MatrixKind::FeedForwardOut).weights();
-        let activation = Some(match arch.activation {
-            format::ACTIVATION_GELU if out_weights == DataType::I8 => Activation::GeluNear,
-            format::ACTIVATION_GELU => Activation::Gelu,
-            format::ACTIVATION_GELU_TANH => Activation::GeluTanh,
-            _ => Activation::Relu,
-        });
-        let Buffers { hidden: states, work, projection, columns, panels } = &mut self.buffers;
-        let mut scratch = Scratch { panels, capacity: self.plan.capacity, columns };
-        let too_small = Error::ArenaTooSmall { needed: self.plan.work, available: work.len() };
-        let norm =
-            Norm { gamma: layer.ffn_gamma, beta: layer.ffn_beta, epsilon: arch.layer_norm_eps };
-
-        let tiles = self.tokens.div_ceil(TILE_TOKENS);
-        let states = states.get_mut(..tiles * hidden).ok_or(too_small)?;
-        for (block, x) in states.chunks_mut(BLOCK_TILES * hidden).enumerate() {
-            let tokens = block_tokens(self.tokens, block);
-            let up = work.get_mut(..x.len() / hidden * inner).ok_or(too_small)?;
-            let input = Input { columns: x, stride: hidden, tokens };
-            let matrix = layer.matrix(MatrixKind::FeedForwardIn);
-            linear(self.backend, matrix, &mut scratch, input, activation, up)?;
-            let out = projection.get_mut(..x.len()).ok_or(too_small)?;
-            let input = Input { columns: up, stride: inner, tokens };
-            let matrix = layer.matrix(MatrixKind::FeedForwardOut);
-            linear(self.backend, matrix, &mut scratch, input, None, out)?;
-            add_and_norm(self.backend, x, out, hidden, &norm, tokens);
         }
         Ok(())
     }
@@ -307,35 +234,5 @@ impl<'m, 'a> Encoder<'m, 'a> {
             out.iter_mut().for_each(|o| *o /= norm);
         }
         if out.iter().all(|v| v.is_finite()) { Ok(()) } else { Err(Error::NotFinite) }
-    }
-}
-
-/// How a hidden vector divides into heads.
-#[derive(Debug, Clone, Copy)]
-struct Heads {
-    hidden: usize,
-    heads: usize,
-    /// Hidden size / heads.
-    size: usize,
-}
-
-/// Tokens of block `block` when there are `tokens` in all.
-fn block_tokens(tokens: usize, block: usize) -> usize {
-    const MOST: usize = BLOCK_TILES * TILE_TOKENS;
-    tokens.saturating_sub(block * MOST).min(MOST)
-}
-
-/// `x = LayerNorm(x + sublayer)` for every tile.
-fn add_and_norm(
-    backend: &dyn Backend,
-    x: &mut [Column],
-    sublayer: &[Column],
-    hidden: usize,
-    norm: &Norm<'_>,
-    tokens: usize,
-) {
-    let tiles = x.chunks_exact_mut(hidden).zip(sublayer.chunks_exact(hidden));
-    for (tile, (x, s)) in tiles.enumerate() {
-        backend.norm(x, s, norm, live(tokens, tile));
     }
 }

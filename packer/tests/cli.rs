@@ -1,0 +1,132 @@
+//! The program itself: exit codes and messages for bad input, and that the number of threads does
+//! not show in the answers.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use grouse_runtime::format::DataType;
+use grouse_runtime::kernels;
+use grouse_tests::packed::pack;
+use grouse_tests::random_bert::{self, Shape};
+
+fn grouse(arguments: &[&str], backend: Option<&str>) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_grouse"));
+    command.env_remove("GROUSE_BACKEND").args(arguments);
+    if let Some(backend) = backend {
+        command.env("GROUSE_BACKEND", backend);
+    }
+    command.output().unwrap()
+}
+
+/// A small packed model in `dir`.
+fn packed(dir: &Path) -> PathBuf {
+    let shape = Shape::default();
+    random_bert::write(&dir.join("model"), &shape, 1);
+    let model = grouse::import::load_dir(&dir.join("model")).unwrap();
+    let file = dir.join("model.grouse");
+    std::fs::write(&file, pack(&model, DataType::I8, &[vec![1, 2, 3, 4, 5]])).unwrap();
+    file
+}
+
+#[test]
+fn bad_input_has_its_exit_code_and_names_its_cause() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = packed(dir.path());
+    let file = file.to_str().unwrap();
+    let check = |arguments: &[&str], code: i32, cause: &str| {
+        let output = grouse(arguments, None);
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {message}");
+        assert!(message.contains(cause), "{arguments:?}: {message}");
+        assert!(output.stdout.is_empty());
+    };
+    check(&["embed", file, "a", "--backend", "no-such"], 1, "there is no backend \"no-such\"");
+    check(&["bench", file, "--backend", "no-such"], 1, "there is no backend \"no-such\"");
+    check(&["embed", file, "a", "--threads", "0"], 2, "--threads");
+    check(&["bench", file, "--threads", "0"], 2, "--threads");
+    check(&["bench", file, "--batch", "0"], 2, "--batch");
+    check(&["bench", file, "--seq", "16,x"], 2, "--seq");
+    check(&["bench", file, "--seq", "16,100000"], 1, "100000");
+    check(&["bench", file, "--seq", "1"], 1, "tokens, not 1");
+    check(&["inspect"], 2, "<FILE>");
+    check(&["inspect", "/no/such/file"], 1, "/no/such/file");
+    for entry in kernels::entries().iter().filter(|entry| (entry.detect)().is_none()) {
+        check(&["embed", file, "a", "--backend", entry.name], 1, "this processor cannot run");
+    }
+}
+
+#[test]
+fn the_processor_is_shown_without_a_file_and_the_variable_is_honoured() {
+    let json = |backend| {
+        let output = grouse(&["inspect", "--cpu", "--json"], backend);
+        assert!(output.status.success());
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+    };
+    let report = json(None);
+    assert_eq!(report["chosen"], kernels::default().name());
+    assert_eq!(report["backends"].as_array().unwrap().len(), kernels::entries().len());
+    let report = json(Some("scalar"));
+    assert_eq!(report["chosen"], "scalar");
+    assert!(report["reason"].as_str().unwrap().contains("GROUSE_BACKEND"));
+    assert_eq!(grouse(&["inspect", "--cpu"], Some("no-such")).status.code(), Some(1));
+}
+
+#[test]
+fn threads_do_not_show_in_the_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = packed(dir.path());
+    let texts: String = (0..50).map(|i| "a b c ".repeat(i % 11) + "\n").collect();
+    let input = dir.path().join("texts");
+    std::fs::write(&input, texts).unwrap();
+    let run = |threads: &str| {
+        let (file, input) = (file.to_str().unwrap(), input.to_str().unwrap());
+        let output = grouse(&["embed", file, "--input", input, "--threads", threads], None);
+        assert!(output.status.success());
+        output.stdout
+    };
+    let one = run("1");
+    assert_eq!(one.iter().filter(|byte| **byte == b'\n').count(), 50);
+    for threads in ["2", "3", "8"] {
+        assert!(run(threads) == one, "{threads} threads");
+    }
+}
+
+#[test]
+fn a_bench_reports_each_shape() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = packed(dir.path());
+    let file = file.to_str().unwrap();
+    let output = grouse(&["bench", file, "--seq", "4,8", "--threads", "2", "--json"], None);
+    assert!(output.status.success());
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&report["threads"], &report["backend"]),
+        (&2.into(), &kernels::default().name().into())
+    );
+    let shapes = report["shapes"].as_array().unwrap();
+    assert_eq!(shapes.iter().map(|s| s["seq"].as_u64().unwrap()).collect::<Vec<_>>(), [4, 8]);
+    for shape in shapes {
+        let [p10, median, p90] =
+            ["p10_ms", "median_ms", "p90_ms"].map(|k| shape[k].as_f64().unwrap());
+        assert!(0.0 < p10 && p10 <= median && median <= p90);
+        assert!(shape["repetitions"].as_u64().unwrap() >= 20);
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_it_quietly() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = packed(dir.path());
+    let file = file.to_str().unwrap();
+    for arguments in
+        [&["inspect", file][..], &["inspect", file, "--json"], &["embed", file, "a"], &["boards"]]
+    {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_grouse"));
+        command.args(arguments).stdout(writer).stderr(Stdio::piped());
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{arguments:?}");
+    }
+}

@@ -1,0 +1,212 @@
+//! One encoder layer in three phases. Each phase divides the tiles into as many adjacent parts as
+//! the plan has threads, and needs all of the phase before.
+//!
+//! No token's arithmetic depends on the parts: they share nothing that is written but a scratch
+//! that each has for itself.
+
+use crate::error::{Error, Result};
+use crate::format::{self, Arch, DataType, MatrixKind};
+use crate::kernels::scalar::live;
+use crate::kernels::{Activation, Backend, Column, Norm, TILE_TOKENS};
+use crate::plan::{BLOCK_TILES, Plan};
+use crate::view::Layer;
+
+use super::attention::Attention;
+use super::attention8::Attention8;
+use super::linear::{Input, linear};
+use super::parts::each;
+
+/// A layer with what it needs to run.
+pub(super) struct Run<'r> {
+    pub(super) backend: &'static dyn Backend,
+    pub(super) layer: Layer<'r>,
+    pub(super) arch: &'r Arch,
+    pub(super) plan: &'r Plan,
+    /// Tokens of all texts.
+    pub(super) tokens: usize,
+}
+
+/// How a hidden vector divides into heads.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Heads {
+    pub(super) hidden: usize,
+    pub(super) heads: usize,
+    /// Hidden size / heads.
+    pub(super) size: usize,
+}
+
+impl Run<'_> {
+    /// First phase: Q, K and V of all tokens. The keys and values lie at the start of `work`.
+    pub(super) fn project(
+        &self,
+        states: &[Column],
+        queries: &mut [Column],
+        work: &mut [Column],
+    ) -> Result<()> {
+        let (hidden, part) = (self.hidden(), self.part_tiles());
+        let matrix = self.layer.matrix(MatrixKind::Qkv);
+        let states = states.get(..self.tiles() * hidden).ok_or(self.too_small())?;
+        let (keys_values, scratch) = self.split(work)?;
+        let parts = states
+            .chunks(part * hidden)
+            .zip(queries.chunks_mut(part * hidden))
+            .zip(keys_values.chunks_mut(part * 2 * hidden))
+            .zip(scratch.chunks_mut(self.plan.attention.max(1)))
+            .enumerate();
+        each(parts, &|(number, (((x, queries), keys_values), scratch))| {
+            let (mut scratch, rest) = self.plan.cut(scratch).ok_or(self.too_small())?;
+            let blocks = x
+                .chunks(BLOCK_TILES * hidden)
+                .zip(queries.chunks_mut(BLOCK_TILES * hidden))
+                .zip(keys_values.chunks_mut(BLOCK_TILES * 2 * hidden));
+            for (block, ((x, queries), keys_values)) in blocks.enumerate() {
+                let tokens = self.block_tokens(number * part + block * BLOCK_TILES);
+                let qkv = rest.get_mut(..3 * x.len()).ok_or(self.too_small())?;
+                let input = Input { columns: x, stride: hidden, tokens };
+                linear(self.backend, matrix, &mut scratch, input, None, qkv)?;
+                // All threads will read K and V, and none but this one Q.
+                let tiles = queries.chunks_exact_mut(hidden);
+                let tiles = tiles.zip(keys_values.chunks_exact_mut(2 * hidden));
+                for (qkv, (q, kv)) in qkv.chunks_exact(3 * hidden).zip(tiles) {
+                    let (from_q, from_kv) = qkv.split_at(hidden);
+                    q.copy_from_slice(from_q);
+                    kv.copy_from_slice(from_kv);
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Second phase: attention, its output matrix, residual and LayerNorm.
+    pub(super) fn attend(
+        &self,
+        texts: &[&[u32]],
+        states: &mut [Column],
+        queries: &mut [Column],
+        work: &mut [Column],
+    ) -> Result<()> {
+        let (hidden, part) = (self.hidden(), self.part_tiles());
+        let heads = self.arch.heads as usize;
+        let shape = Heads { hidden, heads, size: hidden / heads };
+        let in_i8 = self.layer.matrix(MatrixKind::Qkv).weights() == DataType::I8;
+        let matrix = self.layer.matrix(MatrixKind::AttentionOutput);
+        let norm = self.norm(self.layer.attention_gamma, self.layer.attention_beta);
+        let states = states.get_mut(..self.tiles() * hidden).ok_or(self.too_small())?;
+        let queries = queries.get_mut(..self.tiles() * hidden).ok_or(self.too_small())?;
+        let (keys_values, scratch) = self.split(work)?;
+        let keys_values = &*keys_values;
+        let parts = states
+            .chunks_mut(part * hidden)
+            .zip(queries.chunks_mut(part * hidden))
+            .zip(scratch.chunks_mut(self.plan.attention.max(1)))
+            .enumerate();
+        each(parts, &|(number, ((x, queries), scratch))| {
+            let (mut scratch, rest) = self.plan.cut(scratch).ok_or(self.too_small())?;
+            let tile = number * part;
+            let end = (tile + queries.len() / hidden) * TILE_TOKENS;
+            let mut first = 0;
+            for text in texts {
+                let (queries, work) = (&mut *queries, &mut *rest);
+                let tokens = (first, text.len());
+                first += text.len();
+                if first <= tile * TILE_TOKENS || tokens.0 >= end {
+                    continue;
+                }
+                if in_i8 {
+                    let attention = Attention8 { queries, tile, keys_values, work, shape };
+                    attention.run(self.backend, tokens)?;
+                } else {
+                    let attention = Attention { queries, tile, keys_values, work, shape };
+                    attention.run(self.backend, tokens)?;
+                }
+            }
+            let blocks =
+                x.chunks_mut(BLOCK_TILES * hidden).zip(queries.chunks(BLOCK_TILES * hidden));
+            for (block, (x, context)) in blocks.enumerate() {
+                let tokens = self.block_tokens(tile + block * BLOCK_TILES);
+                let out = rest.get_mut(..x.len()).ok_or(self.too_small())?;
+                let input = Input { columns: context, stride: hidden, tokens };
+                linear(self.backend, matrix, &mut scratch, input, None, out)?;
+                self.add_and_norm(x, out, &norm, tokens);
+            }
+            Ok(())
+        })
+    }
+
+    /// Third phase: the feed-forward part, residual and LayerNorm.
+    pub(super) fn feed_forward(&self, states: &mut [Column], work: &mut [Column]) -> Result<()> {
+        let (hidden, part) = (self.hidden(), self.part_tiles());
+        let inner = self.arch.intermediate_size as usize;
+        let into = self.layer.matrix(MatrixKind::FeedForwardIn);
+        let out_of = self.layer.matrix(MatrixKind::FeedForwardOut);
+        let activation = Some(match self.arch.activation {
+            format::ACTIVATION_GELU if out_of.weights() == DataType::I8 => Activation::GeluNear,
+            format::ACTIVATION_GELU => Activation::Gelu,
+            format::ACTIVATION_GELU_TANH => Activation::GeluTanh,
+            _ => Activation::Relu,
+        });
+        let norm = self.norm(self.layer.ffn_gamma, self.layer.ffn_beta);
+        let states = states.get_mut(..self.tiles() * hidden).ok_or(self.too_small())?;
+        let parts = states
+            .chunks_mut(part * hidden)
+            .zip(work.chunks_mut(self.plan.feed_forward.max(1)))
+            .enumerate();
+        each(parts, &|(number, (x, scratch))| {
+            let (mut scratch, rest) = self.plan.cut(scratch).ok_or(self.too_small())?;
+            for (block, x) in x.chunks_mut(BLOCK_TILES * hidden).enumerate() {
+                let tokens = self.block_tokens(number * part + block * BLOCK_TILES);
+                let up = x.len() / hidden * inner;
+                let (up, rest) = rest.split_at_mut_checked(up).ok_or(self.too_small())?;
+                let out = rest.get_mut(..x.len()).ok_or(self.too_small())?;
+                let input = Input { columns: x, stride: hidden, tokens };
+                linear(self.backend, into, &mut scratch, input, activation, up)?;
+                let input = Input { columns: up, stride: inner, tokens };
+                linear(self.backend, out_of, &mut scratch, input, None, out)?;
+                self.add_and_norm(x, out, &norm, tokens);
+            }
+            Ok(())
+        })
+    }
+
+    fn hidden(&self) -> usize {
+        self.arch.hidden_size as usize
+    }
+
+    fn tiles(&self) -> usize {
+        self.tokens.div_ceil(TILE_TOKENS)
+    }
+
+    /// Tiles of a part; the last may have fewer.
+    fn part_tiles(&self) -> usize {
+        self.tiles().div_ceil(self.plan.threads.max(1)).max(1)
+    }
+
+    /// Tokens of the block that begins at `tile`.
+    fn block_tokens(&self, tile: usize) -> usize {
+        let most = BLOCK_TILES.min(self.part_tiles() - tile % self.part_tiles()) * TILE_TOKENS;
+        self.tokens.saturating_sub(tile * TILE_TOKENS).min(most)
+    }
+
+    /// Keys and values, and the scratches of attention.
+    fn split<'a>(&self, work: &'a mut [Column]) -> Result<(&'a mut [Column], &'a mut [Column])> {
+        work.split_at_mut_checked(self.tiles() * 2 * self.hidden()).ok_or(self.too_small())
+    }
+
+    /// What a buffer that is shorter than planned is refused with: none is, the plan being the
+    /// model's own.
+    fn too_small(&self) -> Error {
+        Error::ArenaTooSmall { needed: self.plan.arena_bytes(), available: 0 }
+    }
+
+    fn norm<'a>(&self, gamma: &'a [f32], beta: &'a [f32]) -> Norm<'a> {
+        Norm { gamma, beta, epsilon: self.arch.layer_norm_eps }
+    }
+
+    /// `x = LayerNorm(x + sublayer)` for every tile.
+    fn add_and_norm(&self, x: &mut [Column], sublayer: &[Column], norm: &Norm<'_>, tokens: usize) {
+        let tiles = x.chunks_exact_mut(self.hidden()).zip(sublayer.chunks_exact(self.hidden()));
+        for (tile, (x, s)) in tiles.enumerate() {
+            self.backend.norm(x, s, norm, live(tokens, tile));
+        }
+    }
+}
