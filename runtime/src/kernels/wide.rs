@@ -166,7 +166,7 @@ impl Dot for Wide {
                 // Sixteen words hold four steps of four rows, row after row.
                 let row = words.iter().skip(i / 4 * 16 + i % 4).step_by(4);
                 for (sum, word) in sums.iter_mut().zip(row) {
-                    let [a, b, c, d] = word.map(|w| i32::from(w as i8));
+                    let [a, b, c, d] = word.map(i32::from);
                     let pair = |x: i32, y: i32| -> i16x16 {
                         must_cast(i32x8::splat((x & 0xffff) | (y << 16)))
                     };

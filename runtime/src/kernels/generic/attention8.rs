@@ -17,7 +17,7 @@ const TILE_BYTES: usize = TILE_ROWS * TILE_DEPTH;
 #[inline(always)]
 pub(in crate::kernels) fn keys<S: Simd>(s: S, span: &Span<'_>, out: &mut Quantized<'_>) {
     let quad_bytes = TILE_ROWS * round_up(span.size, TILE_DEPTH);
-    if span.size % TILE_DEPTH != 0 {
+    if !span.size.is_multiple_of(TILE_DEPTH) {
         out.block.fill(0);
     }
     let (scales, _) = out.scale.as_chunks_mut::<TILE_TOKENS>();
@@ -104,7 +104,7 @@ pub(in crate::kernels) fn values<S: Simd>(
 ) {
     let tiles = span.positions() / TILE_TOKENS;
     let quad_bytes = TILE_ROWS * span.positions();
-    if span.size % TILE_ROWS != 0 {
+    if !span.size.is_multiple_of(TILE_ROWS) {
         out.block.fill(0);
     }
     let mut most = [0.0; TILE_TOKENS];

@@ -188,8 +188,8 @@ pub trait Operation {
 #[inline(always)]
 pub fn settle<T: Copy, const N: usize>(sums: &[T; N]) -> [T; N] {
     let mut settled = [sums[0]; N];
-    for i in 0..N {
-        settled[i] = sums[i];
+    for (settled, sum) in settled.iter_mut().zip(sums) {
+        *settled = *sum;
     }
     settled
 }
