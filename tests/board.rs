@@ -101,7 +101,7 @@ fn embeddings_have_the_host_s_bits() {
         let packed = Packed::new(weights, &shape);
         let path = packed.file("model.grouse", &packed.bytes);
         let file = engine::PackedFile::open(&path).unwrap();
-        for backend in ["scalar", "wide"] {
+        for backend in ["scalar", "wide", "helium"] {
             let host = engine::backend(Some(backend)).unwrap();
             let host = engine::Engine::new(file.model().unwrap(), host, Some(1)).unwrap();
             let options = Options { backend: Some(backend.into()), ..Options::default() };
@@ -290,7 +290,7 @@ fn an_unknown_backend_lists_the_known_ones() {
     let options = Options { backend: Some("abacus".into()), ..Options::default() };
     let error = Session::boot(&board, firmware, &path, &options, &quiet).err().unwrap();
     assert!(error.to_string().contains("abacus"), "{error}");
-    assert!(error.remedy().contains("scalar wide"), "{}", error.remedy());
+    assert!(error.remedy().contains("scalar wide helium"), "{}", error.remedy());
 }
 
 #[test]
@@ -328,7 +328,7 @@ fn the_log_is_decoded() {
     session.embed("hello").unwrap();
     drop(session);
     let lines = lines.into_inner();
-    for part in ["on mps3-an547", "is sound", "ready: wide", "tokens, "] {
+    for part in ["on mps3-an547", "is sound", "ready: helium", "tokens, "] {
         assert!(lines.iter().any(|line| line.contains(part)), "{part} not in {lines:?}");
     }
 }

@@ -21,9 +21,10 @@ pub fn entries() -> &'static [Entry] {
             Entry {
                 name: "wide",
                 needs: "nothing: what the compiler may use everywhere",
-                detect: || Some(&wide::WIDE),
+                detect: wide::detect,
             },
-            #[cfg(cortex_m_dsp)]
+            // Where there is Helium, DSP code would only fill the flash.
+            #[cfg(all(cortex_m_dsp, not(cortex_m_mve)))]
             Entry {
                 name: "dsp",
                 needs: "the DSP extension and VFP",

@@ -6,11 +6,17 @@ use wide::{f32x8, i16x16, i32x8};
 
 use crate::math;
 
-use super::Column;
 use super::generic::{Acc, Dot, Inputs, Isa, Operation, Simd, Sink, Steps, Vectorized, Weights};
+use super::{Backend, Column};
+
+static WIDE: Vectorized<Wide> = Vectorized::new("wide", Wide);
 
 /// The backend.
-pub static WIDE: Vectorized<Wide> = Vectorized::new("wide", Wide);
+// Inlined into another crate, it would bring all its code there a second time.
+#[inline(never)]
+pub(super) fn detect() -> Option<&'static dyn Backend> {
+    Some(&WIDE)
+}
 
 /// Vectors of eight tokens.
 #[derive(Debug, Clone, Copy)]
@@ -21,6 +27,7 @@ const ROUND_BITS: i32 = math::ROUND.to_bits() as i32;
 
 impl Simd for Wide {
     const LANES: usize = 8;
+    const FLOAT_SUMS: usize = 4;
     type F = f32x8;
     type I = i32x8;
 

@@ -5,7 +5,7 @@
 //! nothing is asked of the processor at run time but what the flags cannot say.
 #![allow(unsafe_code)]
 
-#[cfg(cortex_m_dsp)]
+#[cfg(all(cortex_m_dsp, not(cortex_m_mve)))]
 pub mod dsp;
 #[cfg(cortex_m_mve)]
 pub mod helium;

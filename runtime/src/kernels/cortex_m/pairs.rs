@@ -16,6 +16,7 @@ fn both<T: Copy, U>([a, b]: [T; 2], [c, d]: [T; 2], f: impl Fn(T, T) -> U) -> [U
 
 impl Simd for Pairs {
     const LANES: usize = 2;
+    const FLOAT_SUMS: usize = 4;
     type F = [f32; 2];
     type I = [i32; 2];
 

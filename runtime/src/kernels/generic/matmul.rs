@@ -263,16 +263,18 @@ pub(in crate::kernels) fn float<S: Simd, W: FloatWeight>(
 ) {
     let tiles = out.tokens.div_ceil(TILE_TOKENS);
     let outputs = group.outputs.len();
-    for first in (0..outputs).step_by(2 * TILE_ROWS) {
+    let many = S::FLOAT_SUMS >= 16;
+    for first in (0..outputs).step_by(if many { 2 * TILE_ROWS } else { TILE_ROWS }) {
         let mut tile = 0;
         while tile < tiles {
             let job = FloatJob { group, block, first, tile, tokens: out.tokens };
             let one = outputs - first <= TILE_ROWS;
-            tile += match (tiles - tile >= 2, one) {
-                (true, false) => job.run::<S, 2, 2>(s, panels, out),
-                (true, true) => job.run::<S, 1, 2>(s, panels, out),
-                (false, false) => job.run::<S, 2, 1>(s, panels, out),
-                (false, true) => job.run::<S, 1, 1>(s, panels, out),
+            tile += match (many, tiles - tile >= 2, one) {
+                (false, ..) => job.run::<S, 1, 1>(s, panels, out),
+                (true, true, false) => job.run::<S, 2, 2>(s, panels, out),
+                (true, true, true) => job.run::<S, 1, 2>(s, panels, out),
+                (true, false, false) => job.run::<S, 2, 1>(s, panels, out),
+                (true, false, true) => job.run::<S, 1, 1>(s, panels, out),
             };
         }
     }

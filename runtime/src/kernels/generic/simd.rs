@@ -14,6 +14,8 @@ use super::matmul::Inputs;
 pub trait Simd: Copy + Sync {
     /// Tokens in a vector; divides 16.
     const LANES: usize;
+    /// Vectors of sums that a float matmul holds at once, 4 or 16.
+    const FLOAT_SUMS: usize = 16;
     /// Vector of f32.
     type F: Copy;
     /// Vector of i32.
