@@ -204,6 +204,30 @@ fn matrices(model: &Model<'_>) -> Result<Vec<MatrixFigures>> {
     Ok(figures)
 }
 
+impl Inspection {
+    /// What the packer decided about a matrix's zeros, and the times that it went by.
+    fn zeros(&self, matrix: &MatrixFigures) -> String {
+        let reports = self.meta["matrices"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let same = |r: &&serde_json::Value| {
+            r["layer"] == matrix.layer && r["matrix"].as_str() == Some(matrix.matrix)
+        };
+        let Some(decision) = reports.iter().find(same).map(|r| &r["skipping"]) else {
+            return String::new();
+        };
+        let (Some(skips), Some(groups), Some(dense), Some(kernel), Some(tokens)) = (
+            decision["skips"].as_bool(),
+            decision["groups_us"].as_f64(),
+            decision["dense_us"].as_f64(),
+            decision["kernel"].as_str(),
+            decision["tokens"].as_u64(),
+        ) else {
+            return String::new();
+        };
+        let what = if skips { "skipped" } else { "stored" };
+        format!("{what}: {groups:.1} µs in groups, {dense:.1} µs whole ({kernel}, {tokens} tokens)")
+    }
+}
+
 impl fmt::Display for Inspection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let a = &self.arch;
@@ -230,13 +254,19 @@ impl fmt::Display for Inspection {
             writeln!(f, "{name:<9} {:>9} {:>11} {:>8}", s.offset, s.bytes, s.padding)?;
         }
         writeln!(f, "file                {:>11}", self.bytes)?;
-        writeln!(f, "\nlayer matrix              shape  weights groups shared  density")?;
+        writeln!(f, "\nlayer matrix              shape  weights groups shared  density  zeros")?;
         for m in &self.matrices {
             let shape = format!("{}x{}", m.rows, m.cols);
             writeln!(
                 f,
-                "{:>5} {:<17} {shape:>9}  {:<7} {:>6} {:>6} {:>8.4}",
-                m.layer, m.matrix, m.weights, m.groups, m.shared, m.density
+                "{:>5} {:<17} {shape:>9}  {:<7} {:>6} {:>6} {:>8.4}  {}",
+                m.layer,
+                m.matrix,
+                m.weights,
+                m.groups,
+                m.shared,
+                m.density,
+                self.zeros(m)
             )?;
         }
         writeln!(f, "\ntokens  arena bytes")?;

@@ -230,9 +230,13 @@ fn int8(backend: &dyn Backend, seed: u32) -> u32 {
     }
     let output_list: [u16; MOST_OUTPUTS] = random.list(outputs, FEATURES / 2);
     let padded = round_up(outputs, TILE_ROWS);
-    let activation =
-        [None, Some(Activation::GeluNear), None, Some(Activation::GeluTanh), Some(Activation::Relu)]
-            [seed as usize % 5];
+    let activation = [
+        None,
+        Some(Activation::GeluNear),
+        None,
+        Some(Activation::GeluTanh),
+        Some(Activation::Relu),
+    ][seed as usize % 5];
     let group = GroupI8 {
         block: &block[..padded * k],
         depth,
