@@ -23,8 +23,8 @@ impl Default for Policy {
     /// Jobs from 2¹⁸ multiply-accumulates on, three faults in a row, no audits. The job size is an
     /// assumption: measure it for the device at hand.
     fn default() -> Self {
-        const THREE: NonZeroU32 = NonZeroU32::new(3).expect("it is not 0");
-        Self { min_macs: 1 << 18, faults_to_switch_off: THREE, audit_every: None }
+        let three = NonZeroU32::MIN.saturating_add(2);
+        Self { min_macs: 1 << 18, faults_to_switch_off: three, audit_every: None }
     }
 }
 
