@@ -104,16 +104,31 @@ pub fn sentences(model: &DenseModel, file: Option<&Path>, limit: usize) -> Resul
             "give a plain text file with a sentence a line, some hundreds of them or more",
         ));
     }
+    tokenize(model, &spread(&lines, limit))
+}
+
+/// The built-in sentences.
+pub fn built_in() -> impl Iterator<Item = &'static str> {
+    BUILT_IN.lines()
+}
+
+/// Token ids of each text, cut at the model's most tokens.
+///
+/// # Errors
+///
+/// [`Error::Runtime`] when the model's own tokenizer section is refused.
+pub fn tokenize(model: &DenseModel, texts: &[&str]) -> Result<Vec<Vec<u32>>> {
     let tokenizer = Tokenizer::open(&model.tokenizer)
         .map_err(Error::runtime("the model's tokenizer section"))?;
     let mut ids = vec![0u32; model.max_tokens];
-    let mut out = Vec::new();
-    for line in spread(&lines, limit) {
-        let encoded = tokenizer.encode(line, &mut ids);
-        let encoded = encoded.map_err(Error::runtime(format!("tokenizing a line of {name}")))?;
-        out.push(ids[..encoded.tokens].to_vec());
-    }
-    Ok(out)
+    texts
+        .iter()
+        .map(|text| {
+            let encoded = tokenizer.encode(text, &mut ids);
+            let encoded = encoded.map_err(Error::runtime("tokenizing a sentence"))?;
+            Ok(ids[..encoded.tokens].to_vec())
+        })
+        .collect()
 }
 
 fn read_text(path: &Path) -> Result<String> {

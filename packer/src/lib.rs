@@ -22,5 +22,6 @@ pub mod progress;
 pub mod prune;
 pub mod pull;
 pub mod quantize;
+pub mod report;
 
 pub use error::{Error, Result};

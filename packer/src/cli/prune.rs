@@ -2,12 +2,18 @@
 
 use std::path::PathBuf;
 
+use grouse_runtime::format::DataType;
 use serde_json::json;
 
 use super::output::say;
 use super::print_json;
-use crate::prune::{self, Options};
-use crate::{Result, calibrate, forward, import};
+use crate::eval::cosine;
+use crate::model::DenseModel;
+use crate::prune::cost::{Measure, OUTPUT_BYTES};
+use crate::prune::options::dense_cost;
+use crate::prune::{self, Method, Options};
+use crate::report::{self, Example, Page};
+use crate::{Error, Result, calibrate, forward, import, pack};
 
 /// Prune the encoder into weight groups.
 ///
@@ -23,6 +29,13 @@ pub struct Args {
     /// Weights to keep / all weights of the encoder's linear layers.
     #[arg(long, value_name = "D", default_value = "0.5", value_parser = fraction)]
     density: f64,
+    /// Instead of a density: bytes of the packed file (int8 weights and embeddings).
+    #[arg(long, value_name = "N", conflicts_with_all = ["density", "macs"])]
+    bytes: Option<u64>,
+    /// Instead of a density: multiply-accumulates per token in the encoder's linear layers, as the
+    /// kernels run them (padding counts).
+    #[arg(long, value_name = "N", conflicts_with = "density")]
+    macs: Option<u64>,
     /// Sentences for calibration, one a line, beside the built-in set.
     #[arg(long, value_name = "FILE")]
     calib: Option<PathBuf>,
@@ -36,16 +49,27 @@ pub struct Args {
     /// Seed of the searches' random starts.
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
-    /// Candidates of the search over group counts.
-    #[arg(long, value_name = "N", default_value = "0", value_parser = zero)]
-    search: u32,
+    /// How weights are chosen.
+    #[arg(long, value_enum, default_value_t)]
+    method: Method,
+    /// Random candidates of the search for the density of every matrix; 0 leaves the allocation by
+    /// what each matrix loses. 64 take some minutes.
+    #[arg(long, value_name = "N", default_value = "0")]
+    search: usize,
     /// Steps of healing by training.
     #[arg(long, value_name = "STEPS", default_value = "0", value_parser = zero)]
     heal: u32,
+    /// Write a page that shows what was kept and why: HTML that needs nothing else. The same
+    /// figures are in grouse.json.
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
 }
+
+/// Pairs of sentences in the report.
+const EXAMPLES: usize = 12;
 
 /// Calibration sentences on which the result is compared with the dense model.
 const COMPARED: usize = 256;
@@ -56,19 +80,22 @@ pub fn run(args: Args) -> Result<()> {
     let dense = import::load_dir(&args.model_dir)?;
     let sentences =
         calibrate::anchored_sentences(&dense, args.calib.as_deref(), calibrate::SENTENCES)?;
-    let stats = calibrate::collect(&dense, &sentences)?;
+    let (measure, density) = budget(&args, &dense)?;
     let options = Options {
-        density: args.density,
+        method: args.method,
+        density,
+        measure,
         groups: args.groups,
         shared: args.shared,
+        search: args.search,
         seed: args.seed,
     };
     let mut model = dense.clone();
-    let report = prune::prune(&mut model, &stats, &options)?;
-    if report.was_sparse() {
+    let found = prune::prune(&mut model, &sentences, &options)?;
+    if found.was_sparse() {
         eprintln!(
             "the checkpoint was sparse already (density {:.4}); its zeros stay pruned",
-            report.density_before
+            found.density_before
         );
     }
     let cosine = {
@@ -87,19 +114,88 @@ pub fn run(args: Args) -> Result<()> {
             "sentences": sentences.len(),
             "tokens": sentences.iter().map(Vec::len).sum::<usize>(),
         },
-        "search": args.search,
         "heal": args.heal,
         "embedding_cosine": cosine,
-        "pruning": report,
+        "pruning": found,
     });
     import::save_dir(&model, &args.model_dir, &args.output, &record)?;
+    if let Some(path) = &args.report {
+        let examples = examples(&dense, &model)?;
+        let name = &dense.name;
+        let page = Page { model: name, report: &found, cosine, examples: &examples };
+        std::fs::write(path, report::html(&page)).map_err(Error::io("write", path))?;
+    }
     if args.json {
         return print_json(&record);
     }
-    say!("{report}");
+    say!("{found}");
     say!("mean cosine to the dense embedding: {cosine:.4} (calibration text)");
     say!("written: {}", args.output.display());
     Ok(())
+}
+
+/// What the budget counts, and its part of the dense model's.
+fn budget(args: &Args, dense: &DenseModel) -> Result<(Measure, f64)> {
+    let part = |measure: Measure, amount: u64, fixed: u64| -> Result<(Measure, f64)> {
+        let all = dense_cost(dense, measure);
+        if amount <= fixed {
+            return Err(Error::input(
+                format!("{amount} bytes: embeddings and tokenizer alone take {fixed}"),
+                format!("the dense model takes {}; choose in between", fixed + all),
+            ));
+        }
+        Ok((measure, ((amount - fixed) as f64 / all as f64).min(1.0)))
+    };
+    match (args.bytes, args.macs) {
+        (Some(bytes), _) => part(Measure::Bytes, bytes, fixed_bytes(dense)?),
+        (None, Some(macs)) => part(Measure::Macs, macs, 0),
+        (None, None) => Ok((Measure::Weights, args.density)),
+    }
+}
+
+/// Bytes of the packed file that do not depend on the encoder's weights.
+fn fixed_bytes(dense: &DenseModel) -> Result<u64> {
+    let mut empty = dense.clone();
+    for (_, linear) in empty.layers.iter_mut().flat_map(|layer| layer.linears_mut()) {
+        linear.weight.data.fill(0.0);
+    }
+    let options = pack::Options {
+        weights: DataType::F32,
+        embeddings: DataType::I8,
+        max_tokens: None,
+        calibration: String::new(),
+        measure: false,
+    };
+    let outputs: usize =
+        dense.layers.iter().flat_map(|l| l.linears()).map(|l| l.1.bias.len()).sum();
+    let packed = pack::pack(&empty, None, &options)?.bytes.len() as u64;
+    // What a matrix without weights costs is in both.
+    Ok(packed.saturating_sub((outputs * OUTPUT_BYTES) as u64))
+}
+
+/// Built-in sentences that the dense model finds alike, more or less.
+fn examples(dense: &DenseModel, pruned: &DenseModel) -> Result<Vec<Example>> {
+    let texts: Vec<&str> = calibrate::built_in().step_by(5).collect();
+    let ids = calibrate::tokenize(dense, &texts)?;
+    let (before, after) = (forward::embed_all(dense, &ids)?, forward::embed_all(pruned, &ids)?);
+    let mut pairs: Vec<(f64, usize, usize)> = Vec::new();
+    for a in 0..texts.len() {
+        for b in 0..a {
+            pairs.push((cosine(before.row(a), before.row(b)), a, b));
+        }
+    }
+    pairs.sort_by(|x, y| y.0.total_cmp(&x.0));
+    // From the most alike to the least, closer together at the top.
+    let picks = (0..EXAMPLES).map(|i| pairs.len() * i * i * i / EXAMPLES.pow(3));
+    Ok(picks
+        .filter_map(|pick| pairs.get(pick))
+        .map(|(before, a, b)| Example {
+            first: texts[*a].into(),
+            second: texts[*b].into(),
+            before: *before,
+            after: cosine(after.row(*a), after.row(*b)),
+        })
+        .collect())
 }
 
 /// Mean cosine between the rows of two matrices of `cols` columns.

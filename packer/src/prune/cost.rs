@@ -1,0 +1,54 @@
+//! What a pattern costs: kept weights, multiply-accumulates as the kernels run them, bytes in the
+//! packed file.
+
+use grouse_runtime::format::{DataType, SHARED_UNIT};
+
+use super::groups::Sizes;
+
+/// What the budget of a pruned model counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Measure {
+    /// Weights kept.
+    Weights,
+    /// Multiply-accumulates per token, with what the blocks are padded to.
+    Macs,
+    /// Bytes of the packed int8 file's matrices.
+    Bytes,
+}
+
+/// Rows of a block are padded to this.
+const ROWS: usize = 4;
+/// Bytes beside the weights for each output: bias, scale, sum of the row, index.
+pub const OUTPUT_BYTES: usize = 14;
+/// Bytes for each input of a group: its index.
+const INPUT_BYTES: usize = 2;
+
+impl Measure {
+    /// What a matrix of these sizes costs. Dense and dropped matrices are the ends: one group with
+    /// all inputs, and one with none.
+    pub fn of(self, sizes: &Sizes) -> u64 {
+        let unit = SHARED_UNIT;
+        let total: usize = match self {
+            Self::Weights => sizes.kept(),
+            Self::Macs | Self::Bytes => {
+                let blocks = sizes.rows.iter().zip(&sizes.own);
+                blocks
+                    .map(|(rows, own)| {
+                        let depth = (sizes.shared + own).next_multiple_of(unit);
+                        let products = rows.next_multiple_of(ROWS) * depth;
+                        match self {
+                            Self::Bytes => {
+                                products * DataType::I8.bytes()
+                                    + rows * OUTPUT_BYTES
+                                    + own * INPUT_BYTES
+                            }
+                            _ => products,
+                        }
+                    })
+                    .sum()
+            }
+        };
+        total as u64
+    }
+}
