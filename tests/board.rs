@@ -300,7 +300,7 @@ fn a_failing_firmware_reports_before_it_stops() {
     let path = folder.path().join("nothing, really");
     std::fs::write(&path, b"").unwrap();
     for (how, words) in [
-        (Crash::Panic, "asked for by the host"),
+        (Crash::Undefined, "fault status 0x00010000"),
         (Crash::BusFault, "address 0xf8000000"),
         (Crash::StackOverflow, "stack overflow"),
     ] {

@@ -65,7 +65,7 @@ impl Plan {
         let arch = model.arch();
         let hidden = arch.hidden_size as usize;
         let inner = arch.intermediate_size as usize;
-        let head = hidden / arch.heads as usize;
+        let head = hidden / (arch.heads as usize).max(1);
         let (mut capacity, mut depth) = (0, 0);
         for i in 0..arch.layers as usize {
             let layer = model.layer(i)?;

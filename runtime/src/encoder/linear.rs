@@ -10,6 +10,8 @@ use crate::kernels::{
 use crate::plan::BLOCK_TILES;
 use crate::view::{Block, Group, Indices, Matrix};
 
+use super::offload::{Inputs, Offload};
+
 /// Buffers of a linear layer, from the arena; see [`crate::plan::Plan`] for their sizes.
 #[derive(Debug)]
 pub struct Scratch<'a> {
@@ -33,7 +35,7 @@ pub struct Input<'a> {
 }
 
 impl<'a> Input<'a> {
-    fn tiles(self, width: usize) -> impl Iterator<Item = (&'a [Column], usize)> {
+    pub(super) fn tiles(self, width: usize) -> impl Iterator<Item = (&'a [Column], usize)> {
         let tokens = self.tokens;
         let tiles = self.columns.chunks(self.stride.max(1)).enumerate();
         tiles.take(tokens.div_ceil(TILE_TOKENS)).filter_map(move |(t, tile)| {
@@ -42,7 +44,8 @@ impl<'a> Input<'a> {
     }
 }
 
-/// `out = activation(W input + b)`, tiles of `matrix.rows()` columns.
+/// `out = activation(W input + b)`, tiles of `matrix.rows()` columns; int8 groups by way of
+/// `offload`, if there is one.
 ///
 /// # Errors
 /// None for a matrix of an opened model.
@@ -53,10 +56,11 @@ pub fn linear(
     input: Input<'_>,
     activation: Option<Activation>,
     out: &mut [Column],
+    offload: Option<&mut Offload<'_>>,
 ) -> Result<()> {
     let mut out = Output { columns: out, features: matrix.rows(), tokens: input.tokens };
     match matrix.weights() {
-        DataType::I8 => linear_i8(backend, matrix, scratch, input, activation, &mut out),
+        DataType::I8 => linear_i8(backend, matrix, scratch, input, activation, &mut out, offload),
         DataType::F16 | DataType::F32 => {
             linear_float(backend, matrix, scratch, input, activation, &mut out)
         }
@@ -70,6 +74,7 @@ fn linear_i8(
     input: Input<'_>,
     activation: Option<Activation>,
     out: &mut Output<'_>,
+    mut offload: Option<&mut Offload<'_>>,
 ) -> Result<()> {
     let equalize = matrix.equalize();
     let capacity = scratch.capacity;
@@ -96,9 +101,16 @@ fn linear_i8(
             fill_bias(&group, activation, out);
             continue;
         }
-        pack(scratch.panels, group.inputs, group.shared.len());
         let Group { outputs, bias, scale, sum, .. } = group;
         let job = GroupI8 { block, depth, outputs, bias, scale, sum, activation };
+        if let Some(offload) = offload.as_deref_mut() {
+            let (shared, own, width) = (group.shared, group.inputs, matrix.cols());
+            let inputs = Inputs { input, width, equalize, scales: &scales, shared, own };
+            if offload.run(backend, &job, &inputs, out) {
+                continue;
+            }
+        }
+        pack(scratch.panels, group.inputs, group.shared.len());
         let panels = Panels { bytes: scratch.panels, capacity };
         backend.matmul_i8(&job, &panels, &scales, out);
     }

@@ -311,6 +311,18 @@ pub trait Backend: Sync {
         out: &mut Output<'_>,
     );
 
+    /// What [`Backend::matmul_i8`] does after the products, for `products` that were worked out
+    /// elsewhere: i32 `[tokens][outputs rounded up to 4]`. The group's block is not read.
+    fn rescale(
+        &self,
+        group: &GroupI8<'_>,
+        products: &[i32],
+        scales: &[TileScales],
+        out: &mut Output<'_>,
+    ) {
+        scalar::rescale(group, products, scales, out);
+    }
+
     /// A group's outputs for `panels`, `[tiles][depth]`.
     fn matmul_float(&self, group: &GroupFloat<'_>, panels: &[Column], out: &mut Output<'_>);
 

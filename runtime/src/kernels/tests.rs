@@ -204,8 +204,35 @@ impl Case {
         };
         let panels = Panels { bytes: &panels, capacity };
         let (columns, features, tokens) = (out.as_mut_slice(), self.rows, self.tokens);
+        // Sums that were worked out elsewhere must end as the backend's own.
+        let mut of_sums = columns.to_vec();
+        let mut output = Output { columns: &mut of_sums, features, tokens };
+        backend.rescale(&group, &self.products(&scales), &scales, &mut output);
         backend.matmul_i8(&group, &panels, &scales, &mut Output { columns, features, tokens });
+        assert_eq!(self.bits(&of_sums), self.bits(&out), "rescale of {}", backend.name());
         out
+    }
+
+    /// Sums of products by plain loops, `[tokens][outputs rounded up to 4]`.
+    fn products(&self, scales: &[TileScales]) -> Vec<i32> {
+        let outputs = self.outputs.len();
+        let order: Vec<usize> =
+            self.shared.iter().chain(&self.inputs).map(|i| usize::from(*i)).collect();
+        let mut products = Vec::new();
+        for token in 0..self.tokens {
+            let (tile, lane) = (token / TILE_TOKENS, token % TILE_TOKENS);
+            let (inverse, shift) = (scales[tile].inverse[lane], scales[tile].shift[lane]);
+            let q = order.iter().map(|i| {
+                let x = self.x[tile * self.cols + i][lane] * self.equalize[*i];
+                i32::from(super::scalar::quantize(x, inverse, shift))
+            });
+            let q: Vec<i32> = q.collect();
+            products.extend((0..round_up(outputs, TILE_ROWS)).map(|r| {
+                let products = q.iter().enumerate().take_while(|_| r < outputs);
+                products.map(|(c, q)| i32::from(self.weight(r, c)) * q).sum::<i32>()
+            }));
+        }
+        products
     }
 
     fn float(&self, backend: &dyn Backend, half: bool) -> Vec<Column> {

@@ -259,6 +259,15 @@ impl Indices<'_> {
         }
     }
 
+    /// Index number `i`; `None` past the last.
+    #[inline(always)]
+    pub fn get(&self, i: usize) -> Option<usize> {
+        match self {
+            Self::Range { first, count } => (i < *count).then_some(first + i),
+            Self::List(list) => list.get(i).map(|index| usize::from(*index)),
+        }
+    }
+
     /// The indices one by one.
     pub fn iter(&self) -> impl Iterator<Item = usize> {
         let (range, list): (core::ops::Range<usize>, &[u16]) = match *self {

@@ -79,7 +79,7 @@ impl<'a, 'm> Case<'a, 'm> {
             let tokens = *tokens - block * BLOCK_TILES * TILE_TOKENS;
             let tokens = tokens.min(BLOCK_TILES * TILE_TOKENS);
             let input = Input { columns, stride, tokens };
-            linear(backend, matrix, scratch, input, None, out)?;
+            linear(backend, matrix, scratch, input, None, out, None)?;
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use core::arch::aarch64::*;
 
-use crate::kernels::generic::Inputs;
+use crate::kernels::generic::{Acc, Dot, Inputs, Sink, Steps, Weights};
 use crate::math;
 
 /// Intrinsics that work on registers.
@@ -154,6 +154,51 @@ macro_rules! token {
     };
 }
 pub(super) use token;
+
+/// Four rows times a tile of tokens in registers, for panels whose steps are 64 bytes.
+pub(super) trait Products: Dot<I = int32x4_t> {
+    /// The sums of products of `tiles` times four rows' sixteen weights at `w` with sixteen inputs
+    /// of sixteen tokens at `x`, for the first eight of the tokens, `[row][part]`.
+    ///
+    /// # Safety
+    /// `w` must have `tiles` times 64 readable bytes, `x` 256; `tiles` must not be 0.
+    unsafe fn eight(self, tiles: usize, w: *const i8, x: *const i8) -> [[int32x4_t; 2]; 4];
+
+    /// The same for all sixteen.
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn sixteen(self, tiles: usize, w: *const i8, x: *const i8) -> [[int32x4_t; 4]; 4];
+}
+
+/// [`Dot::accumulate`] by [`Products`].
+#[inline(always)]
+pub(super) fn accumulate<S: Products>(
+    s: S,
+    weights: &Weights<'_>,
+    panels: &Steps<'_>,
+    live: usize,
+    sink: &mut impl Sink<int32x4_t>,
+) {
+    if panels.tiles != 1 || weights.rows != 4 || !weights.fits(panels, S::STEP) {
+        return;
+    }
+    let tiles = weights.quad_bytes() / 64;
+    if tiles == 0 {
+        return;
+    }
+    let (w, x) = (weights.block.as_ptr(), panels.bytes.as_ptr().cast());
+    if live <= 8 {
+        // SAFETY: `fits` says that the block has `tiles` times 64 bytes, and the panel `tiles`
+        // times four steps of 64 bytes.
+        let sums = unsafe { s.eight(tiles, w, x) };
+        sink.put(Acc { row: 0, tile: 0, part: 0, sums });
+    } else {
+        // SAFETY: likewise.
+        let sums = unsafe { s.sixteen(tiles, w, x) };
+        sink.put(Acc { row: 0, tile: 0, part: 0, sums });
+    }
+}
 
 /// From [input][token] to [token][input], four of each.
 const TRANSPOSE: [u8; 16] = [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15];
