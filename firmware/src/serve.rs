@@ -127,7 +127,7 @@ impl Server {
         send_pieces(&mut self.output, id, values, f32::to_le_bytes, |offset, total, bytes| {
             Response::Values { offset, total, bytes }
         });
-        if let Some(report) = engine.offloaded() {
+        if let Some(report) = engine.offloaded().filter(|_| embed) {
             self.output.send(id, &Response::Offloaded(report));
         }
         let Run { truncated, tokenize_ticks, ticks, stack_bytes, .. } = run;
