@@ -48,7 +48,7 @@ pub struct Packed {
     pub matrices: Vec<MatrixReport>,
 }
 
-/// Packs `model`; `stats` are needed for int8 weights.
+/// Packs `model`; `stats` are needed for int8 and int4 weights.
 ///
 /// # Errors
 /// When a number type is not finite after conversion, the length is out of range, statistics are
@@ -174,12 +174,20 @@ fn embeddings(model: &DenseModel, word_type: DataType, max_tokens: usize) -> Res
         position_type: position_type as u32,
         ..EmbeddingHeader::zeroed()
     };
-    if word_type == DataType::I8 {
-        let (values, scales) = quantize::table(&tables.word);
-        head.word = section.push_aligned(&values)?;
-        head.word_scale = section.push_aligned(&scales)?;
-    } else {
-        head.word = push_floats(&mut section, &tables.word.data, word_type, "word embeddings")?;
+    match word_type {
+        DataType::I8 => {
+            let (values, scales) = quantize::table_int8(&tables.word);
+            head.word = section.push_aligned(&values)?;
+            head.word_scale = section.push_aligned(&scales)?;
+        }
+        DataType::I4 => {
+            let (rows, scales) = quantize::table_int4(&tables.word);
+            head.word = section.push_aligned(&rows)?;
+            head.word_scale = section.push_aligned(&scales)?;
+        }
+        DataType::F16 | DataType::F32 => {
+            head.word = push_floats(&mut section, &tables.word.data, word_type, "word embeddings")?;
+        }
     }
     let positions = &tables.position.data[..max_tokens * tables.position.cols];
     head.position = push_floats(&mut section, positions, position_type, "position embeddings")?;
