@@ -89,7 +89,7 @@ fn check(
         let worst = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(worst <= BOUND, "{shape:?}, {} tokens: {worst}", ids.len());
     }
-    for weights in [DataType::F32, DataType::F16, DataType::I8] {
+    for weights in [DataType::F32, DataType::F16, DataType::I8, DataType::I4] {
         let file = Aligned::new(&pack(&model, weights, &texts));
         let model = Model::open(file.bytes()).unwrap();
         for ids in &texts {

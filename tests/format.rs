@@ -129,7 +129,7 @@ fn hostile_sections_do_not_panic() {
     const EXTREMES: [u32; 9] =
         [0, 1, 0xffff, 0x4000, 0x4001, 0x7fff_ffff, 0x8000_0000, 0xffff_fff1, u32::MAX];
     let mut random = StdRng::seed_from_u64(5);
-    for weights in [DataType::I8, DataType::F16, DataType::F32] {
+    for weights in [DataType::I8, DataType::I4, DataType::F16, DataType::F32] {
         let file = small_in(weights);
         let entries: Vec<SectionEntry> = Model::open(file.bytes()).unwrap().sections().to_vec();
         let mut opened = 0;

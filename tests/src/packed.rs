@@ -30,7 +30,8 @@ impl Aligned {
     }
 }
 
-/// Packs `model` with `weights` and int8 or f32 embeddings, calibrated on `sentences`.
+/// Packs `model` with `weights`, calibrated on `sentences`; embeddings in the same number type, but
+/// in int8 beside f16.
 ///
 /// # Panics
 /// When the packer refuses.
@@ -38,7 +39,7 @@ pub fn pack(model: &DenseModel, weights: DataType, sentences: &[Vec<u32>]) -> Ve
     let stats = grouse::calibrate::collect(model, sentences).unwrap();
     let options = Options {
         weights,
-        embeddings: if weights == DataType::F32 { DataType::F32 } else { DataType::I8 },
+        embeddings: if weights == DataType::F16 { DataType::I8 } else { weights },
         max_tokens: None,
         calibration: "the test's own".into(),
         measure: false,

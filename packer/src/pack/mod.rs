@@ -167,8 +167,11 @@ fn arch(model: &DenseModel, max_tokens: usize) -> Vec<u8> {
 fn embeddings(model: &DenseModel, word_type: DataType, max_tokens: usize) -> Result<Vec<u8>> {
     let tables = &model.embeddings;
     let mut section = Section::with_head(size_of::<EmbeddingHeader>());
-    // The small tables stay in floats: half precision unless everything is to be exact.
-    let position_type = if word_type == DataType::F32 { DataType::F32 } else { DataType::F16 };
+    // The small tables stay in floats, unless every byte counts.
+    let position_type = match word_type {
+        DataType::F32 | DataType::I4 => word_type,
+        DataType::F16 | DataType::I8 => DataType::F16,
+    };
     let mut head = EmbeddingHeader {
         word_type: word_type as u32,
         position_type: position_type as u32,
@@ -189,8 +192,17 @@ fn embeddings(model: &DenseModel, word_type: DataType, max_tokens: usize) -> Res
             head.word = push_floats(&mut section, &tables.word.data, word_type, "word embeddings")?;
         }
     }
-    let positions = &tables.position.data[..max_tokens * tables.position.cols];
-    head.position = push_floats(&mut section, positions, position_type, "position embeddings")?;
+    let cols = tables.position.cols;
+    let positions = tables.position.data[..max_tokens * cols].to_vec();
+    if position_type == DataType::I4 {
+        let positions = Matrix { rows: max_tokens, cols, data: positions };
+        let (rows, scales) = quantize::table_int4(&positions);
+        head.position = section.push_aligned(&rows)?;
+        head.position_scale = section.push_aligned(&scales)?;
+    } else {
+        head.position =
+            push_floats(&mut section, &positions, position_type, "position embeddings")?;
+    }
     head.token_type = section.push_aligned(&tables.token_type.data)?;
     head.norm_gamma = section.push_aligned(&tables.norm.gamma)?;
     head.norm_beta = section.push_aligned(&tables.norm.beta)?;
