@@ -57,6 +57,7 @@ impl Packed {
         let stats = calibrate::collect(&model, &sentences).unwrap();
         let options = pack::Options {
             weights,
+            exceptions: Vec::new(),
             embeddings: if weights == DataType::F32 { DataType::F16 } else { weights },
             max_tokens: None,
             calibration: String::new(),

@@ -2,7 +2,7 @@
 
 use grouse::model::DenseModel;
 use grouse::pack::{self, Options};
-use grouse_runtime::format::{BASE_ALIGN, DataType};
+use grouse_runtime::format::{BASE_ALIGN, DataType, MatrixKind};
 
 /// A file's bytes at a multiple of [`BASE_ALIGN`].
 #[derive(Debug, Clone)]
@@ -36,9 +36,23 @@ impl Aligned {
 /// # Panics
 /// When the packer refuses.
 pub fn pack(model: &DenseModel, weights: DataType, sentences: &[Vec<u32>]) -> Vec<u8> {
+    pack_mixed(model, weights, Vec::new(), sentences)
+}
+
+/// The same with matrices, by layer and kind, in number types of their own.
+///
+/// # Panics
+/// When the packer refuses.
+pub fn pack_mixed(
+    model: &DenseModel,
+    weights: DataType,
+    exceptions: Vec<(usize, MatrixKind, DataType)>,
+    sentences: &[Vec<u32>],
+) -> Vec<u8> {
     let stats = grouse::calibrate::collect(model, sentences).unwrap();
     let options = Options {
         weights,
+        exceptions,
         embeddings: if weights == DataType::F16 { DataType::I8 } else { weights },
         max_tokens: None,
         calibration: "the test's own".into(),

@@ -22,7 +22,7 @@ pub struct Args {
     /// Number type of the encoder's matrices.
     #[arg(long, value_enum, default_value_t = Number::I8)]
     weights: Number,
-    /// Number type of the word embeddings.
+    /// Number type of the word embeddings; with i4 of the position embeddings, too.
     #[arg(long, value_enum, default_value_t = Number::I8)]
     embeddings: Number,
     /// Sentences for calibration, one a line; a built-in set when left out.
@@ -103,6 +103,7 @@ pub fn run(args: Args) -> Result<()> {
     };
     let options = Options {
         weights,
+        exceptions: Vec::new(),
         embeddings: args.embeddings.into(),
         max_tokens: args.max_tokens,
         calibration,

@@ -51,11 +51,11 @@ pub fn section(
     options: &Options,
     stats: Option<&LayerStats>,
 ) -> Result<(Vec<u8>, Vec<MatrixReport>)> {
-    let weights = options.weights;
     let mut section = Section::with_head(size_of::<LayerHeader>());
     let mut head = LayerHeader::zeroed();
     let mut reports = Vec::new();
     for kind in MatrixKind::ALL {
+        let weights = options.weights_of(index, kind);
         let linear = stacked(layer, kind);
         let pattern = discover(&linear.weight, weights);
         let (pattern, skipping) = if options.measure && weights.is_integer() {

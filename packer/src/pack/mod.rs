@@ -11,7 +11,7 @@ use std::io::Write;
 use std::path::Path;
 
 use bytemuck::Zeroable;
-use grouse_runtime::format::{self, Arch, DataType, EmbeddingHeader};
+use grouse_runtime::format::{self, Arch, DataType, EmbeddingHeader, MatrixKind};
 use grouse_runtime::view::Model;
 use half::f16;
 
@@ -28,7 +28,9 @@ use sections::Section;
 pub struct Options {
     /// Number type of the encoder's matrices.
     pub weights: DataType,
-    /// Number type of the word embeddings.
+    /// Matrices, by layer and kind, with a number type of their own.
+    pub exceptions: Vec<(usize, MatrixKind, DataType)>,
+    /// Number type of the word embeddings; the positions follow it.
     pub embeddings: DataType,
     /// Most tokens of one text; the model's own maximum when `None`.
     pub max_tokens: Option<usize>,
@@ -37,6 +39,14 @@ pub struct Options {
     /// Whether groups and the whole matrix are timed ([`choose`]), or groups kept wherever they
     /// take fewer bytes.
     pub measure: bool,
+}
+
+impl Options {
+    /// Number type of a matrix.
+    fn weights_of(&self, layer: usize, kind: MatrixKind) -> DataType {
+        let own = self.exceptions.iter().find(|(l, k, _)| (*l, *k) == (layer, kind));
+        own.map_or(self.weights, |(.., number)| *number)
+    }
 }
 
 /// A packed model.
@@ -55,9 +65,7 @@ pub struct Packed {
 /// missing, or the result does not pass the runtime's own validation.
 pub fn pack(model: &DenseModel, stats: Option<&[LayerStats]>, options: &Options) -> Result<Packed> {
     let max_tokens = max_tokens(model, options.max_tokens)?;
-    if options.weights == DataType::F16 {
-        check_f16(model)?;
-    }
+    check_f16(model, options)?;
     let mut sections = vec![
         (format::SECTION_ARCH, 0, arch(model, max_tokens)),
         (format::SECTION_TOKENIZER, 0, model.tokenizer.clone()),
@@ -122,11 +130,14 @@ fn max_tokens(model: &DenseModel, wanted: Option<usize>) -> Result<usize> {
     Ok(tokens)
 }
 
-fn check_f16(model: &DenseModel) -> Result<()> {
+fn check_f16(model: &DenseModel, options: &Options) -> Result<()> {
     let overflows = |m: &Matrix| m.data.iter().any(|w| !f16::from_f32(*w).is_finite());
+    // Query, key and value are one matrix.
+    let [qkv, output, up, down] = MatrixKind::ALL;
+    let kinds = [qkv, qkv, qkv, output, up, down];
     for (i, layer) in model.layers.iter().enumerate() {
-        for (name, linear) in layer.linears() {
-            if overflows(&linear.weight) {
+        for ((name, linear), kind) in layer.linears().into_iter().zip(kinds) {
+            if options.weights_of(i, kind) == DataType::F16 && overflows(&linear.weight) {
                 return Err(Error::input(
                     format!("encoder.layer.{i}.{name}.weight has values beyond the range of f16"),
                     "pack with --weights i8 or --weights f32",
