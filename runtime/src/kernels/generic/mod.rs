@@ -9,6 +9,7 @@ mod unpack;
 
 pub use matmul::Inputs;
 pub use simd::{Acc, Dot, Isa, Operation, Simd, Sink, Steps, Weights, settle};
+pub use unpack::TILE;
 
 use crate::view::Indices;
 

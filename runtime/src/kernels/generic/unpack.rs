@@ -1,4 +1,4 @@
-//! Int4 codes to int8 weights, two bytes to a 16-bit lane.
+//! Int4 codes to int8 weights, run by run.
 
 use bytemuck::must_cast;
 
@@ -7,34 +7,48 @@ use crate::format::{Multiplier, RUN_I4, TILE_DEPTH, TILE_I4, TILE_ROWS, quad_byt
 use super::Simd;
 
 /// Four rows' sixteen weights.
-const TILE: usize = TILE_ROWS * TILE_DEPTH;
+pub const TILE: usize = TILE_ROWS * TILE_DEPTH;
 
 /// See [`crate::kernels::Backend::unpack_i4`].
-///
-/// A product of a code and a step is below 256: two of them in a lane do not meet, so that one
-/// multiplication of 16 bits, which every instruction set has, makes two.
 #[inline(always)]
-pub(super) fn unpack_i4<S: Simd>(_s: S, packed: &[u8], depth: usize, out: &mut [i8]) {
+pub(super) fn unpack_i4<S: Simd>(s: S, packed: &[u8], depth: usize, out: &mut [i8]) {
     let quads = packed.chunks_exact(quad_bytes_i4(depth).max(1));
     let places = out.chunks_exact_mut((TILE_ROWS * round_up(depth, TILE_DEPTH)).max(1));
     for (quad, places) in quads.zip(places) {
         let (runs, rest) = quad.as_chunks::<RUN_I4>();
-        let (places, _) = places.as_chunks_mut::<{ TILE }>();
+        let (places, _) = places.as_chunks_mut::<TILE>();
         let (pairs, single) = places.as_chunks_mut::<2>();
-        for (run, [even, odd]) in runs.iter().zip(pairs) {
-            let Some((multipliers, codes)) = run.split_first_chunk() else { return };
-            let (codes, _) = codes.as_chunks::<TILE_I4>();
-            let [a, b] = codes else { return };
-            let factors = Factors::of(multipliers);
-            factors.unpack(a, even);
-            factors.unpack(b, odd);
+        for (run, pair) in runs.iter().zip(pairs) {
+            unpack_run(s, run, pair);
         }
-        if let (Some((multipliers, codes)), Some(place)) =
-            (rest.split_first_chunk(), single.first_mut())
-            && let Some(codes) = codes.first_chunk()
-        {
-            Factors::of(multipliers).unpack(codes, place);
+        if let Some(single) = single.first_chunk_mut::<1>() {
+            unpack_run(s, rest, single);
         }
+    }
+}
+
+/// Four multipliers and `T` tiles of codes.
+#[inline(always)]
+fn unpack_run<S: Simd, const T: usize>(s: S, run: &[u8], out: &mut [[i8; TILE]; T]) {
+    let Some((multipliers, codes)) = run.split_first_chunk() else { return };
+    if let Some(codes) = codes.as_chunks().0.first_chunk() {
+        s.unpack_run(multipliers, codes, out);
+    }
+}
+
+/// Unpacks the tiles of a run with what every instruction set has.
+///
+/// A product of a code and a step is below 256: two of them in a lane of 16 bits do not meet, so
+/// that one multiplication makes two.
+#[inline(always)]
+pub(super) fn run<const T: usize>(
+    multipliers: &[u8; TILE_ROWS],
+    codes: &[[u8; TILE_I4]; T],
+    out: &mut [[i8; TILE]; T],
+) {
+    let factors = Factors::of(multipliers);
+    for (codes, out) in codes.iter().zip(out) {
+        factors.unpack(codes, out);
     }
 }
 
