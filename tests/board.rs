@@ -58,7 +58,8 @@ impl Packed {
         let stats = calibrate::collect(&model, &sentences).unwrap();
         let options = pack::Options {
             weights,
-            embeddings: if weights == DataType::I8 { DataType::I8 } else { DataType::F16 },
+            exceptions: Vec::new(),
+            embeddings: if weights == DataType::F32 { DataType::F16 } else { weights },
             max_tokens: None,
             calibration: String::new(),
             measure: false,
@@ -98,7 +99,7 @@ fn embeddings_have_the_host_s_bits() {
     let Some((board, firmware)) = setup() else { return };
     // Widths that are no multiple of a vector, so that every tail of a kernel is met.
     let shape = Shape { hidden: 36, heads: 3, intermediate: 84, ..Shape::default() };
-    for weights in [DataType::I8, DataType::F16, DataType::F32] {
+    for weights in [DataType::I8, DataType::I4, DataType::F16, DataType::F32] {
         let packed = Packed::new(weights, &shape);
         let path = packed.file("model.grouse", &packed.bytes);
         let file = engine::PackedFile::open(&path).unwrap();

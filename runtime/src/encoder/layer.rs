@@ -5,7 +5,7 @@
 //! that each has for itself.
 
 use crate::error::{Error, Result};
-use crate::format::{self, Arch, DataType, MatrixKind};
+use crate::format::{self, Arch, MatrixKind};
 use crate::kernels::scalar::live;
 use crate::kernels::{Activation, Backend, Column, Norm, TILE_TOKENS};
 use crate::plan::{BLOCK_TILES, Plan};
@@ -91,7 +91,7 @@ impl Run<'_> {
         let (hidden, part) = (self.hidden(), self.part_tiles());
         let heads = self.arch.heads as usize;
         let shape = Heads { hidden, heads, size: hidden / heads.max(1) };
-        let in_i8 = self.layer.matrix(MatrixKind::Qkv).weights() == DataType::I8;
+        let in_i8 = self.layer.matrix(MatrixKind::Qkv).weights().is_integer();
         let matrix = self.layer.matrix(MatrixKind::AttentionOutput);
         let norm = self.norm(self.layer.attention_gamma, self.layer.attention_beta);
         let states = states.get_mut(..self.tiles() * hidden).ok_or(self.too_small())?;
@@ -149,7 +149,7 @@ impl Run<'_> {
         let into = self.layer.matrix(MatrixKind::FeedForwardIn);
         let out_of = self.layer.matrix(MatrixKind::FeedForwardOut);
         let activation = Some(match self.arch.activation {
-            format::ACTIVATION_GELU if out_of.weights() == DataType::I8 => Activation::GeluNear,
+            format::ACTIVATION_GELU if out_of.weights().is_integer() => Activation::GeluNear,
             format::ACTIVATION_GELU => Activation::Gelu,
             format::ACTIVATION_GELU_TANH => Activation::GeluTanh,
             _ => Activation::Relu,

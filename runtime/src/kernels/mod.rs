@@ -15,6 +15,7 @@ pub mod aarch64;
 #[cfg(any(cortex_m_dsp, cortex_m_mve))]
 pub mod cortex_m;
 pub mod generic;
+pub mod int4;
 mod registry;
 pub mod scalar;
 #[cfg(test)]
@@ -322,6 +323,10 @@ pub trait Backend: Sync {
     ) {
         scalar::rescale(group, products, scales, out);
     }
+
+    /// Unpacks rows of an int4 block with `depth` columns, four by four, into layout `r4k16` of
+    /// int8. The multipliers are sound.
+    fn unpack_i4(&self, packed: &[u8], depth: usize, out: &mut [i8]);
 
     /// A group's outputs for `panels`, `[tiles][depth]`.
     fn matmul_float(&self, group: &GroupFloat<'_>, panels: &[Column], out: &mut Output<'_>);

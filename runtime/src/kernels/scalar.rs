@@ -5,7 +5,8 @@ use crate::math::{self, LANES};
 
 use super::{
     Activation, Attend, Backend, Column, FloatBlock, GroupFloat, GroupI8, Norm, Output, Pack,
-    Panels, Quantized, RowScale, Scores, Span, TILE_TOKENS, TileScales, row_scale, symmetric_scale,
+    Panels, Quantized, RowScale, Scores, Span, TILE_TOKENS, TileScales, int4, row_scale,
+    symmetric_scale,
 };
 
 /// Plain Rust; what every other backend is compared with.
@@ -123,6 +124,10 @@ impl Backend for Scalar {
                 }
             }
         }
+    }
+
+    fn unpack_i4(&self, packed: &[u8], depth: usize, out: &mut [i8]) {
+        int4::unpack(packed, depth, out);
     }
 
     fn matmul_float(&self, group: &GroupFloat<'_>, panels: &[Column], out: &mut Output<'_>) {

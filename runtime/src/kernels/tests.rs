@@ -12,6 +12,8 @@ use crate::view::Indices;
 use super::scalar::{Scalar, quantize_row};
 use super::*;
 
+mod int4;
+
 /// Floats as an encoder sees them, and some that it should not.
 fn value() -> impl Strategy<Value = f32> {
     prop_oneof![
@@ -174,6 +176,20 @@ impl Case {
     }
 
     fn int8(&self, backend: &dyn Backend, activation: Option<Activation>) -> Vec<Column> {
+        let block = self.block();
+        self.multiply(backend, activation, &self.sums(), |group, panels, scales, out| {
+            backend.matmul_i8(&GroupI8 { block: &block, ..*group }, panels, scales, out);
+        })
+    }
+
+    /// Runs a group without weights of its own on the case's inputs.
+    fn multiply(
+        &self,
+        backend: &dyn Backend,
+        activation: Option<Activation>,
+        sum: &[i32],
+        run: impl FnOnce(&GroupI8<'_>, &Panels<'_>, &[TileScales], &mut Output<'_>),
+    ) -> Vec<Column> {
         let capacity = round_up(self.depth, 16) + 16;
         let bytes = backend.panel_bytes(capacity);
         let tiles = self.tokens.div_ceil(TILE_TOKENS);
@@ -194,12 +210,12 @@ impl Case {
         }
         let mut out = vec![[0.0; TILE_TOKENS]; tiles * self.rows];
         let group = GroupI8 {
-            block: &self.block(),
+            block: &[],
             depth: self.depth,
             outputs: self.outputs(),
             bias: &self.bias,
             scale: &self.scale,
-            sum: &self.sums(),
+            sum,
             activation,
         };
         let panels = Panels { bytes: &panels, capacity };
@@ -208,7 +224,7 @@ impl Case {
         let mut of_sums = columns.to_vec();
         let mut output = Output { columns: &mut of_sums, features, tokens };
         backend.rescale(&group, &self.products(&scales), &scales, &mut output);
-        backend.matmul_i8(&group, &panels, &scales, &mut Output { columns, features, tokens });
+        run(&group, &panels, &scales, &mut Output { columns, features, tokens });
         assert_eq!(self.bits(&of_sums), self.bits(&out), "rescale of {}", backend.name());
         out
     }

@@ -137,15 +137,6 @@ fn activate_rows<S: Simd>(
     }
 }
 
-/// Outputs `first..first + count`.
-#[inline(always)]
-pub(super) fn part_of(outputs: Indices<'_>, first: usize, count: usize) -> Indices<'_> {
-    match outputs {
-        Indices::Range { first: start, .. } => Indices::Range { first: start + first, count },
-        Indices::List(list) => Indices::List(list.get(first..first + count).unwrap_or_default()),
-    }
-}
-
 /// See [`crate::kernels::Backend::matmul_i8`]; rows `start..start + count`, without the activation.
 #[inline(always)]
 pub(super) fn int8<S: Dot>(
@@ -174,7 +165,7 @@ pub(super) fn int8<S: Dot>(
             return;
         };
         let weights = Weights { block, rows: padded, depth: group.depth };
-        let outputs = part_of(group.outputs, first, rows);
+        let outputs = group.outputs.part(first, rows);
         let mut tile = 0;
         while tile < tiles {
             let together = most(tiles).1.min(tiles - tile);
