@@ -178,7 +178,13 @@ impl Case {
     fn int8(&self, backend: &dyn Backend, activation: Option<Activation>) -> Vec<Column> {
         let block = self.block();
         self.multiply(backend, activation, &self.sums(), |group, panels, scales, out| {
+            let Output { features, tokens, .. } = *out;
+            let mut of_sums = out.columns.to_vec();
             backend.matmul_i8(&GroupI8 { block: &block, ..*group }, panels, scales, out);
+            // Sums that were worked out elsewhere must end as the backend's own.
+            let mut output = Output { columns: &mut of_sums, features, tokens };
+            backend.rescale(group, &self.products(scales), scales, &mut output);
+            assert_eq!(self.bits(&of_sums), self.bits(out.columns), "{}", backend.name());
         })
     }
 
@@ -220,12 +226,7 @@ impl Case {
         };
         let panels = Panels { bytes: &panels, capacity };
         let (columns, features, tokens) = (out.as_mut_slice(), self.rows, self.tokens);
-        // Sums that were worked out elsewhere must end as the backend's own.
-        let mut of_sums = columns.to_vec();
-        let mut output = Output { columns: &mut of_sums, features, tokens };
-        backend.rescale(&group, &self.products(&scales), &scales, &mut output);
         run(&group, &panels, &scales, &mut Output { columns, features, tokens });
-        assert_eq!(self.bits(&of_sums), self.bits(&out), "rescale of {}", backend.name());
         out
     }
 
