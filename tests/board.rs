@@ -11,6 +11,7 @@ use std::time::Duration;
 use grouse::{calibrate, engine, import, pack};
 use grouse_boards::runner::Progress;
 use grouse_boards::{Board, Error, Firmware, Options, Session};
+use grouse_runtime::accelerator::Injected;
 use grouse_runtime::format::DataType;
 use grouse_runtime::view::Model;
 use grouse_runtime::wire::Crash;
@@ -57,7 +58,8 @@ impl Packed {
         let stats = calibrate::collect(&model, &sentences).unwrap();
         let options = pack::Options {
             weights,
-            embeddings: if weights == DataType::I8 { DataType::I8 } else { DataType::F16 },
+            exceptions: Vec::new(),
+            embeddings: if weights == DataType::F32 { DataType::F16 } else { weights },
             max_tokens: None,
             calibration: String::new(),
             measure: false,
@@ -97,7 +99,7 @@ fn embeddings_have_the_host_s_bits() {
     let Some((board, firmware)) = setup() else { return };
     // Widths that are no multiple of a vector, so that every tail of a kernel is met.
     let shape = Shape { hidden: 36, heads: 3, intermediate: 84, ..Shape::default() };
-    for weights in [DataType::I8, DataType::F16, DataType::F32] {
+    for weights in [DataType::I8, DataType::I4, DataType::F16, DataType::F32] {
         let packed = Packed::new(weights, &shape);
         let path = packed.file("model.grouse", &packed.bytes);
         let file = engine::PackedFile::open(&path).unwrap();
@@ -162,6 +164,101 @@ fn memory_figures_are_within_bounds() {
     assert_eq!(info.arena_available, u64::from(board.regions.arena.length));
     assert_eq!(info.flash_bytes, flash);
     assert_eq!(info.ram_bytes, statics + board.stack_bytes + info.arena_bytes);
+}
+
+/// Panics take flash, and no host would hear of the cause; see `firmware/src/fault.rs`.
+#[test]
+fn the_firmware_holds_no_panic() {
+    use object::{Object, ObjectSymbol};
+    let Some((_, firmware)) = setup() else { return };
+    let file = object::File::parse(firmware.elf()).unwrap();
+    let names: Vec<&str> = file.symbols().filter_map(|symbol| symbol.name().ok()).collect();
+    // The image is not stripped, so that what is in it has a name.
+    for known in ["embed_with", "HardFault", "Tokenizer"] {
+        let mut found = names.iter().filter(|name| name.contains(known));
+        assert!(found.next().is_some(), "no {known}: are the symbols there?");
+    }
+    let panics =
+        ["panic", "slice_index", "unwrap_failed", "expect_failed", "len_mismatch", "core3fmt"];
+    // Names of log strings are no code.
+    let code = names.iter().filter(|name| !name.starts_with('{'));
+    let found: Vec<&&str> = code.filter(|name| panics.iter().any(|p| name.contains(p))).collect();
+    assert!(found.is_empty(), "{found:?}");
+}
+
+#[test]
+fn the_stack_stays_within_its_bound() {
+    let Some((board, firmware)) = setup() else { return };
+    let text = "one text that is far longer than the model takes, again and ".repeat(60);
+    let mut deepest = 0;
+    for weights in [DataType::I8, DataType::F16, DataType::F32] {
+        // Heads as large as any model's, and groups deeper than a tile.
+        let shape = Shape { hidden: 128, heads: 1, intermediate: 256, ..Shape::default() };
+        let packed = Packed::new(weights, &shape);
+        let path = packed.file("model.grouse", &packed.bytes);
+        for backend in ["scalar", "wide", "helium"] {
+            for accelerator in [None, Some("model".to_string()), Some("flipped-sum".to_string())] {
+                let name = format!("{weights:?}, {backend}, {accelerator:?}");
+                let options =
+                    Options { backend: Some(backend.into()), accelerator, ..Options::default() };
+                let mut session = Session::boot(&board, firmware, &path, &options, &quiet).unwrap();
+                let long = session.embed(&text).unwrap().stack_bytes;
+                let short = session.embed("").unwrap().stack_bytes;
+                println!("{name}: {long} and {short} bytes of stack");
+                // Painted anew for each text, and never nothing.
+                assert!((256..=long).contains(&short), "{name}: {short} after {long}");
+                deepest = long.max(deepest);
+            }
+        }
+    }
+    println!("deepest: {deepest}");
+    assert!(u64::from(deepest) <= board.stack_bound, "{deepest} bytes of stack");
+    // A bound that is far from the truth would hide growth.
+    assert!(u64::from(deepest) * 2 > board.stack_bound, "lower the bound: {deepest} bytes");
+}
+
+#[test]
+fn an_accelerator_on_the_board_has_the_host_s_bits() {
+    let Some((board, firmware)) = setup() else { return };
+    let shape = Shape { hidden: 48, heads: 3, intermediate: 84, ..Shape::default() };
+    let packed = Packed::new(DataType::I8, &shape);
+    let path = packed.file("model.grouse", &packed.bytes);
+    let file = engine::PackedFile::open(&path).unwrap();
+    let host = engine::backend(None).unwrap();
+    let host = engine::Engine::new(file.model().unwrap(), host, Some(1)).unwrap();
+    let text = "The quick, brown fox; jumps over 13 lazy dogs!".to_string();
+    let expected = &host.embed(std::slice::from_ref(&text), || ()).unwrap()[0].embedding;
+    let bits = |v: &[f32]| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    let names = Injected::NAMED.map(|(name, _)| name);
+    for (number, name) in ["model"].into_iter().chain(names).enumerate() {
+        let backend = Some(["helium", "scalar", "wide"][number % 3].to_string());
+        let options = Options { backend, accelerator: Some(name.into()), ..Options::default() };
+        let mut session = Session::boot(&board, firmware, &path, &options, &quiet).unwrap();
+        let answer = session.embed(&text).unwrap();
+        assert_eq!(bits(&answer.embedding), bits(expected), "{name}");
+        let report = answer.offloaded.unwrap();
+        println!("{name}: {report:?}");
+        let all = report.on_device + report.on_cpu;
+        assert!(all >= 8 && report.too_small == 0 && report.refused == 0, "{name}: {report:?}");
+        let (on_device, faults) = match name {
+            "model" => (all, 0),
+            // The driver does not accept it.
+            "another-device" | "another-version" | "no-capability" => (0, 0),
+            // It was cut off.
+            "deaf" | "vanished" => (4, 1),
+            _ => (4, 3),
+        };
+        let found = (report.on_device, report.faults, report.switched_off);
+        assert_eq!(found, (on_device, faults, faults > 0), "{name}: {report:?}");
+        assert_eq!(report.last.is_empty(), faults == 0, "{name}: {report:?}");
+    }
+    // Without one, nothing is reported.
+    let mut session = boot(&board, firmware, &path);
+    assert!(session.embed(&text).unwrap().offloaded.is_none());
+    let options = Options { accelerator: Some("abacus".into()), ..Options::default() };
+    let error = session.prepare(&options).unwrap_err();
+    assert!(error.to_string().contains("abacus"), "{error}");
+    assert!(error.remedy().contains("model another-device"), "{}", error.remedy());
 }
 
 #[test]
@@ -300,7 +397,7 @@ fn a_failing_firmware_reports_before_it_stops() {
     let path = folder.path().join("nothing, really");
     std::fs::write(&path, b"").unwrap();
     for (how, words) in [
-        (Crash::Panic, "asked for by the host"),
+        (Crash::Undefined, "fault status 0x00010000"),
         (Crash::BusFault, "address 0xf8000000"),
         (Crash::StackOverflow, "stack overflow"),
     ] {

@@ -10,7 +10,7 @@ use grouse_runtime::format::{DataType, MatrixKind};
 use grouse_runtime::kernels::{Backend, available, scalar::Scalar};
 use grouse_runtime::plan::Plan;
 use grouse_runtime::view::Model;
-use grouse_tests::packed::{Aligned, pack};
+use grouse_tests::packed::{Aligned, pack, pack_mixed};
 use grouse_tests::random_bert::{self, Shape};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -54,6 +54,19 @@ fn groups(model: &Model<'_>) -> [(usize, usize, u32); 4] {
     })
 }
 
+/// Every backend against the scalar one.
+fn same_bits(model: &Model<'_>, texts: &[Vec<u32>]) {
+    let number = model.layer(0).unwrap().matrix(MatrixKind::Qkv).weights();
+    for ids in texts {
+        let want = states(model, &Scalar, ids);
+        for backend in available() {
+            let got = states(model, backend, ids);
+            let same = got.iter().zip(&want).all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(same, "{} {number:?}, {} tokens", backend.name(), ids.len());
+        }
+    }
+}
+
 /// f32 against candle; every number type, scalar against the other backends. Returns the first
 /// layer's [`groups`].
 fn check(
@@ -89,17 +102,9 @@ fn check(
         let worst = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(worst <= BOUND, "{shape:?}, {} tokens: {worst}", ids.len());
     }
-    for weights in [DataType::F32, DataType::F16, DataType::I8] {
+    for weights in [DataType::F32, DataType::F16, DataType::I8, DataType::I4] {
         let file = Aligned::new(&pack(&model, weights, &texts));
-        let model = Model::open(file.bytes()).unwrap();
-        for ids in &texts {
-            let want = states(&model, &Scalar, ids);
-            for backend in available() {
-                let got = states(&model, backend, ids);
-                let same = got.iter().zip(&want).all(|(a, b)| a.to_bits() == b.to_bits());
-                assert!(same, "{} {weights:?}, {} tokens", backend.name(), ids.len());
-            }
-        }
+        same_bits(&Model::open(file.bytes()).unwrap(), &texts);
     }
     groups(&exact)
 }
@@ -133,6 +138,29 @@ fn a_batch_is_its_texts() {
             assert_eq!(embed(backend, &batch), alone, "{}", backend.name());
         }
     }
+}
+
+/// Each matrix of a layer in another number type, in every order.
+#[test]
+fn number_types_mix() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("model");
+    let shape = Shape { layers: 4, ..Shape::default() };
+    random_bert::write(&dir, &shape, 12);
+    let texts = sentences(&shape, 12);
+    let model = grouse::import::load_dir(&dir).unwrap();
+    let numbers = [DataType::I4, DataType::I8, DataType::F16, DataType::F32];
+    let number = |layer: usize, kind: MatrixKind| numbers[(layer + kind as usize) % 4];
+    let all = (0..4).flat_map(|l| MatrixKind::ALL.map(|k| (l, k, number(l, k)))).collect();
+    let file = Aligned::new(&pack_mixed(&model, DataType::F32, all, &texts));
+    let packed = Model::open(file.bytes()).unwrap();
+    for layer in 0..4 {
+        let view = packed.layer(layer).unwrap();
+        for kind in MatrixKind::ALL {
+            assert_eq!(view.matrix(kind).weights(), number(layer, kind));
+        }
+    }
+    same_bits(&packed, &texts);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::mem::offset_of;
 
 use grouse::inspect::Inspection;
 use grouse_runtime::encoder::Encoder;
-use grouse_runtime::format::{DataType, Header, SectionEntry};
+use grouse_runtime::format::{DataType, GroupDesc, Header, LayerHeader, SectionEntry};
 use grouse_runtime::kernels::{self, Backend, scalar::Scalar};
 use grouse_runtime::plan::Plan;
 use grouse_runtime::view::Model;
@@ -122,6 +122,34 @@ fn harmless(file: &[u8]) -> bool {
     result.is_ok()
 }
 
+/// What kernels rely on in an int4 block: each fault is named.
+#[test]
+fn damaged_int4_blocks_are_named() {
+    let file = small_in(DataType::I4);
+    let entries: Vec<SectionEntry> = Model::open(file.bytes()).unwrap().sections().to_vec();
+    let which = entries.iter().position(|e| e.kind == *b"LAYR").unwrap();
+    let start = entries[which].offset as usize;
+    // The first matrix's first block: multipliers, then codes. Its 16 inputs fill a tile.
+    let layer: &LayerHeader =
+        bytemuck::from_bytes(&file.bytes()[start..start + size_of::<LayerHeader>()]);
+    let groups = start + layer.matrices[0].groups as usize;
+    let group: GroupDesc = *bytemuck::from_bytes(&file.bytes()[groups..][..size_of::<GroupDesc>()]);
+    assert_eq!(group.inputs, 16);
+    let block = start + group.block as usize;
+    for (at, byte, named) in [
+        (block, 0x70, "int4 multiplier"),
+        (block + 3, 0x0f, "int4 multiplier"),
+        (block + 4, file.bytes()[block + 4] ^ 1, "sum of a row"),
+        (block + 35, file.bytes()[block + 35] ^ 0x10, "sum of a row"),
+    ] {
+        let mut bad = file.clone();
+        bad.bytes_mut()[at] = byte;
+        mend(bad.bytes_mut(), &entries, which);
+        let error = Model::open(bad.bytes()).unwrap_err().to_string();
+        assert!(error.contains(named), "{at}: {error}");
+    }
+}
+
 /// With right checksums over wrong bytes only the deep checks are left: no panic, whatever comes.
 #[test]
 fn hostile_sections_do_not_panic() {
@@ -129,7 +157,7 @@ fn hostile_sections_do_not_panic() {
     const EXTREMES: [u32; 9] =
         [0, 1, 0xffff, 0x4000, 0x4001, 0x7fff_ffff, 0x8000_0000, 0xffff_fff1, u32::MAX];
     let mut random = StdRng::seed_from_u64(5);
-    for weights in [DataType::I8, DataType::F16, DataType::F32] {
+    for weights in [DataType::I8, DataType::I4, DataType::F16, DataType::F32] {
         let file = small_in(weights);
         let entries: Vec<SectionEntry> = Model::open(file.bytes()).unwrap().sections().to_vec();
         let mut opened = 0;

@@ -57,7 +57,9 @@ fn run(
 }
 
 fn check(shape: &Shape, lengths: &[&[usize]]) {
-    for (seed, weights) in [(1, DataType::I8), (2, DataType::F16), (3, DataType::F32)] {
+    for (seed, weights) in
+        [(1, DataType::I8), (2, DataType::F16), (3, DataType::F32), (4, DataType::I4)]
+    {
         let file = packed(shape, weights, seed);
         let model = Model::open(file.bytes()).unwrap();
         for lengths in lengths {

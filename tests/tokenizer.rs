@@ -403,17 +403,6 @@ fn vocab_txt_is_the_same_tokenizer() {
     }
 }
 
-/// The real model's directory, if it is here: `GROUSE_MODEL_DIR` or what `grouse pull` keeps.
-fn model_dir() -> Option<PathBuf> {
-    let cache = || {
-        let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
-        let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home)?;
-        Some(cache.join("grouse/all-MiniLM-L6-v2"))
-    };
-    let dir = std::env::var_os("GROUSE_MODEL_DIR").map(PathBuf::from).or_else(cache)?;
-    dir.join("tokenizer.json").exists().then_some(dir)
-}
-
 /// Every line, every whole file and every naughty string of the evaluation data's texts.
 fn data_texts(data: &Path) -> Vec<String> {
     let mut texts = Vec::new();
@@ -437,10 +426,7 @@ fn data_texts(data: &Path) -> Vec<String> {
 
 #[test]
 fn real_model_on_real_texts() {
-    let Some(dir) = model_dir() else {
-        println!("skipped: no all-MiniLM-L6-v2; run `grouse pull` or set GROUSE_MODEL_DIR");
-        return;
-    };
+    let Some(dir) = grouse_tests::real_model() else { return };
     let section = section_from_dir(&dir).unwrap();
     assert!(section.len() <= 330_000, "{} bytes", section.len());
     let alone = tempfile::tempdir().unwrap();

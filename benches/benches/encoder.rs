@@ -35,7 +35,7 @@ fn group_matmul(c: &mut Criterion) {
                 capacity: plan.capacity,
             };
             let input = Input { columns: &x, stride: 384, tokens: TILE_TOKENS };
-            linear(backend, matrix, &mut scratch, input, None, out).expect("an opened model");
+            linear(backend, matrix, &mut scratch, input, None, out, None).expect("an opened model");
         };
         let mut want = vec![[0.0; TILE_TOKENS]; 1536];
         run(&Scalar, &mut want);

@@ -45,6 +45,7 @@ pub fn packed(groups: usize) -> File {
     let stats = calibrate::collect(&model, &sentences).expect("calibration");
     let options = Options {
         weights: DataType::I8,
+        exceptions: Vec::new(),
         embeddings: DataType::I8,
         max_tokens: None,
         calibration: "random".into(),

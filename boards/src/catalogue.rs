@@ -25,6 +25,8 @@ pub struct Board {
     pub clock_hz: u64,
     /// Bytes of RAM kept for the stack.
     pub stack_bytes: u64,
+    /// Most bytes of it that a request takes, as a test measures.
+    pub stack_bound: u64,
     /// Memory.
     pub regions: Regions,
     /// Serial lines.
@@ -172,6 +174,8 @@ mod tests {
                     assert!(apart, "{id}: {name} and {other} overlap");
                 }
             }
+            // The fault handlers' 4 KiB, and as much again to spare.
+            assert!(board.stack_bound + 2 * 4096 <= board.stack_bytes, "{id}: stack");
             assert!(
                 board.stack_bytes % 8 == 0 && board.stack_bytes < board.regions.ram.length.into()
             );

@@ -100,6 +100,16 @@ pub enum Error {
         /// The names there are.
         known: String,
     },
+    /// The board's firmware knows no such accelerator.
+    #[error("{board} has no accelerator called {name:?}, and its model no such fault")]
+    UnknownAccelerator {
+        /// The board.
+        board: String,
+        /// The name given.
+        name: String,
+        /// The names there are.
+        known: String,
+    },
     /// The board's runtime refused the model or the text.
     #[error("{board}: {what}")]
     Refused {
@@ -171,7 +181,9 @@ impl Error {
                 format!("at most {longest} tokens fit: add `--tokens {longest}`")
             }
             Self::TextTooLong { .. } => "split the text".into(),
-            Self::UnknownBackend { known, .. } => format!("it has: {known}"),
+            Self::UnknownBackend { known, .. } | Self::UnknownAccelerator { known, .. } => {
+                format!("it has: {known}")
+            }
             Self::Refused { code: Self::TOO_MANY_TOKENS, .. } => {
                 "ask for fewer tokens (--tokens), or leave that to the model".into()
             }

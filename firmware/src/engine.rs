@@ -1,16 +1,19 @@
 //! The model made ready: tokenizer, encoder and what the host is told about them.
 
-use grouse_runtime::encoder::Encoder;
+use grouse_runtime::accelerator::{Accelerator, Dispatcher};
+use grouse_runtime::encoder::{Encoder, Offload};
 use grouse_runtime::format::MAX_TOKENS;
 use grouse_runtime::kernels::{self, Backend};
 use grouse_runtime::plan::Plan;
 use grouse_runtime::tokenizer::Tokenizer;
 use grouse_runtime::view::Model;
-use grouse_runtime::wire::{Info, Refusal, RuntimeError};
+use grouse_runtime::wire::{Info, Offloaded, Refusal, RuntimeError};
 use grouse_runtime::{Error, Result};
 
+use crate::accelerator::{self, Choice};
 use crate::board::{ARENA_BYTES, BOARD_ID, Counter};
 use crate::serve::TEXT_BYTES;
+use crate::stack;
 
 /// Widest embedding that this firmware has room for.
 pub const MAX_HIDDEN: usize = 4096;
@@ -23,6 +26,8 @@ pub struct Hello {
     pub max_tokens: usize,
     /// The backend; `None` when the name is unknown.
     pub backend: Option<&'static dyn Backend>,
+    /// The accelerator; `None` when the name is unknown.
+    pub accelerator: Option<Choice>,
 }
 
 /// A model ready to run.
@@ -30,6 +35,8 @@ pub struct Engine<'m, 'a> {
     model: &'m Model<'static>,
     tokenizer: Tokenizer<'static>,
     encoder: Encoder<'static, 'a>,
+    /// The accelerator, if one was asked for.
+    offload: Option<Offload<'a>>,
     max_tokens: usize,
 }
 
@@ -43,17 +50,21 @@ pub struct Run {
     pub tokenize_ticks: u64,
     /// Ticks from text to the end.
     pub ticks: u64,
+    /// Bytes of stack in use at the deepest.
+    pub stack_bytes: usize,
 }
 
 impl<'m, 'a> Engine<'m, 'a> {
-    /// Prepares `model` as `hello` asks.
+    /// Prepares `model` as `hello` asks; `device` is the accelerator, if it is there.
     pub fn new(
         model: &'m Model<'static>,
         hello: &Hello,
         arena: &'a mut [u8],
+        device: Option<&'a mut dyn Accelerator>,
     ) -> core::result::Result<Self, Refusal<'static>> {
         let refuse = |error| Refusal::Runtime(RuntimeError::new(&error));
         let backend = hello.backend.ok_or(Refusal::UnknownBackend { known: "" })?;
+        let choice = hello.accelerator.ok_or(Refusal::UnknownAccelerator)?;
         let hidden = model.arch().hidden_size as usize;
         if hidden > MAX_HIDDEN {
             return Err(refuse(Error::OutputLength { needed: hidden, available: MAX_HIDDEN }));
@@ -61,6 +72,17 @@ impl<'m, 'a> Engine<'m, 'a> {
         let most = (model.arch().max_tokens as usize).min(MAX_TOKENS);
         let max_tokens = if hello.max_tokens == 0 { most } else { hello.max_tokens };
         let plan = Plan::new(model, max_tokens).map_err(refuse)?;
+        let memory = match choice {
+            Choice::Nothing => 0,
+            Choice::Model(_) => Offload::bytes(model).map_err(refuse)?.next_multiple_of(16),
+        };
+        let (needed, available) = (memory, arena.len());
+        let too_small = refuse(Error::ArenaTooSmall { needed, available });
+        // The device's memory is the end of the arena.
+        let (arena, memory) = available
+            .checked_sub(memory)
+            .and_then(|encoder| arena.split_at_mut_checked(encoder))
+            .ok_or(too_small)?;
         if plan.arena_bytes() > arena.len() {
             let longest = Plan::longest(model, arena.len()).map_err(refuse)?;
             return Err(Refusal::Arena {
@@ -72,7 +94,15 @@ impl<'m, 'a> Engine<'m, 'a> {
         }
         let tokenizer = model.tokenizer();
         let encoder = Encoder::new(model, backend, arena, max_tokens).map_err(refuse)?;
-        Ok(Self { model, tokenizer, encoder, max_tokens })
+        let dispatcher = match device {
+            Some(device) => Dispatcher::new(device, accelerator::POLICY),
+            None => Dispatcher::without_device(),
+        };
+        let offload = match choice {
+            Choice::Nothing => None,
+            Choice::Model(_) => Some(Offload::new(model, dispatcher, memory).map_err(refuse)?),
+        };
+        Ok(Self { model, tokenizer, encoder, offload, max_tokens })
     }
 
     /// What the host is told.
@@ -94,6 +124,11 @@ impl<'m, 'a> Engine<'m, 'a> {
         }
     }
 
+    /// What the accelerator did, if one was asked for.
+    pub fn offloaded(&self) -> Option<Offloaded<'static>> {
+        self.offload.as_ref().map(|offload| Offloaded::from(offload.report()))
+    }
+
     /// Values of an embedding.
     pub fn hidden_size(&self) -> usize {
         self.model.arch().hidden_size as usize
@@ -107,6 +142,7 @@ impl<'m, 'a> Engine<'m, 'a> {
     pub fn run(&mut self, text: &[u8], ids: &mut [u32], values: Option<&mut [f32]>) -> Result<Run> {
         let most = self.max_tokens.min(ids.len());
         let ids = ids.get_mut(..most).unwrap_or_default();
+        stack::paint();
         let start = Counter::ticks();
         let text = core::str::from_utf8(text)
             .map_err(|e| Error::InvalidUtf8 { offset: e.valid_up_to() })?;
@@ -114,9 +150,14 @@ impl<'m, 'a> Engine<'m, 'a> {
         let tokenize_ticks = Counter::ticks() - start;
         let (tokens, truncated) = (encoded.tokens, encoded.truncated);
         if let Some(values) = values {
-            self.encoder.embed(ids.get(..tokens).unwrap_or_default(), values)?;
+            let ids = ids.get(..tokens).unwrap_or_default();
+            match &mut self.offload {
+                None => self.encoder.embed(ids, values)?,
+                Some(offload) => self.encoder.embed_offloaded(&[ids], values, offload)?,
+            }
         }
-        Ok(Run { tokens, truncated, tokenize_ticks, ticks: Counter::ticks() - start })
+        let ticks = Counter::ticks() - start;
+        Ok(Run { tokens, truncated, tokenize_ticks, ticks, stack_bytes: stack::deepest() })
     }
 }
 

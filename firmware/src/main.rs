@@ -6,6 +6,7 @@
 #![no_std]
 #![no_main]
 
+mod accelerator;
 mod board;
 mod engine;
 mod fault;
@@ -13,16 +14,19 @@ mod link;
 mod log;
 mod memory;
 mod serve;
+mod stack;
 
 use cortex_m_rt::entry;
+use grouse_runtime::accelerator::{Accelerator, Window};
 
+use crate::accelerator::Choice;
 use crate::board::{Counter, Uart};
 use crate::engine::Engine;
 use crate::serve::Server;
 
 #[entry]
 fn main() -> ! {
-    fault::guard_stack();
+    stack::guard();
     Uart::log().start();
     Uart::wire().start();
     Counter::start();
@@ -40,8 +44,14 @@ fn main() -> ! {
     let mut hello = server.serve(None);
     loop {
         let id = hello.id;
+        let window = Window::filled(0);
+        let mut device = match hello.accelerator {
+            Some(Choice::Model(fault)) => accelerator::open(&window, fault),
+            _ => None,
+        };
+        let device = device.as_mut().map(|device| device as &mut dyn Accelerator);
         let engine = match &model {
-            Ok(model) => Engine::new(model, &hello, arena),
+            Ok(model) => Engine::new(model, &hello, arena, device),
             Err(refusal) => Err(*refusal),
         };
         hello = match engine {

@@ -1,7 +1,5 @@
 //! Requests and their answers.
 
-use core::fmt::Write as _;
-
 use grouse_runtime::Error;
 use grouse_runtime::format::MAX_TOKENS;
 use grouse_runtime::kernels;
@@ -9,8 +7,9 @@ use grouse_runtime::wire::{CHUNK, Info, Refusal, Request, Response, RuntimeError
 use heapless::String;
 use static_cell::ConstStaticCell;
 
+use crate::accelerator;
 use crate::board::{Counter, Uart};
-use crate::engine::{self, Engine, Hello, MAX_HIDDEN};
+use crate::engine::{self, Engine, Hello, MAX_HIDDEN, Run};
 use crate::fault;
 use crate::link::{Input, Output};
 
@@ -56,9 +55,10 @@ impl Server {
                 }
             };
             match request {
-                Request::Hello { max_tokens, backend } => {
+                Request::Hello { max_tokens, backend, accelerator } => {
                     let backend = engine::backend(backend);
-                    return Hello { id, max_tokens: max_tokens as usize, backend };
+                    let accelerator = accelerator::by_name(accelerator);
+                    return Hello { id, max_tokens: max_tokens as usize, backend, accelerator };
                 }
                 Request::Ping { nonce } => self.output.send(id, &Response::Pong { nonce }),
                 Request::Text { offset, bytes } => {
@@ -97,8 +97,9 @@ impl Server {
             Refusal::UnknownBackend { .. } => {
                 for backend in kernels::available() {
                     let gap = if names.is_empty() { "" } else { " " };
-                    // A list that is too long stops at the last name that fits.
-                    let _ = write!(names, "{gap}{}", backend.name());
+                    // A list that is too long lacks the names that do not fit. By hand, since
+                    // formatting takes 2 KiB of flash.
+                    let _ = names.push_str(gap).and_then(|()| names.push_str(backend.name()));
                 }
                 Refusal::UnknownBackend { known: &names }
             }
@@ -126,8 +127,12 @@ impl Server {
         send_pieces(&mut self.output, id, values, f32::to_le_bytes, |offset, total, bytes| {
             Response::Values { offset, total, bytes }
         });
-        let (truncated, tokenize_ticks, ticks) = (run.truncated, run.tokenize_ticks, run.ticks);
-        self.output.send(id, &Response::Done { truncated, tokenize_ticks, ticks });
+        if let Some(report) = engine.offloaded().filter(|_| embed) {
+            self.output.send(id, &Response::Offloaded(report));
+        }
+        let Run { truncated, tokenize_ticks, ticks, stack_bytes, .. } = run;
+        let stack_bytes = stack_bytes as u32;
+        self.output.send(id, &Response::Done { truncated, tokenize_ticks, ticks, stack_bytes });
     }
 
     fn refuse_error(&mut self, id: u16, error: &Error) {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use grouse_runtime::encoder::Encoder;
+use grouse_runtime::encoder::{Encoder, Offload};
 use grouse_runtime::kernels::{self, Backend};
 use grouse_runtime::mapped::MappedFile;
 use grouse_runtime::plan::Plan;
@@ -172,6 +172,32 @@ impl<'m> Engine<'m> {
             answer.embedding = embedding.to_vec();
         }
         Ok(answers)
+    }
+
+    /// Embeds `texts` one after the other, with the products of int8 groups by way of `offload`.
+    ///
+    /// # Errors
+    /// The first failing text's, which it names.
+    pub fn embed_offloaded(
+        &self,
+        texts: &[String],
+        offload: &mut Offload<'_>,
+    ) -> Result<Vec<Answer>> {
+        let embed = |text: &String| {
+            let mut answer = self.tokenize(text)?;
+            let named = |error| Error::runtime(format!("embedding {}", quote(text)))(error);
+            let plan = Plan::new(&self.model, answer.ids.len()).map_err(named)?;
+            let mut arena = vec![Line([0; 64]); plan.arena_bytes().div_ceil(size_of::<Line>())];
+            let arena = bytemuck::must_cast_slice_mut(&mut arena);
+            let mut encoder =
+                Encoder::with_plan(&self.model, self.backend, arena, plan).map_err(named)?;
+            answer.embedding = vec![0.0; self.model.arch().hidden_size as usize];
+            encoder
+                .embed_offloaded(&[&answer.ids], &mut answer.embedding, offload)
+                .map_err(named)?;
+            Ok(answer)
+        };
+        texts.iter().map(embed).collect()
     }
 
     /// Embeds texts given as ids, `[texts][hidden_size]`; `done` is called after each text.

@@ -42,6 +42,8 @@ fn bad_input_has_its_exit_code_and_names_its_cause() {
     };
     check(&["embed", file, "a", "--backend", "no-such"], 1, "there is no backend \"no-such\"");
     check(&["bench", file, "--backend", "no-such"], 1, "there is no backend \"no-such\"");
+    check(&["embed", file, "a", "--accelerator", "abacus"], 1, "no fault called \"abacus\"");
+    check(&["embed", file, "a", "--accelerator", "deaf", "--threads", "2"], 2, "--threads");
     check(&["embed", file, "a", "--threads", "0"], 2, "--threads");
     check(&["bench", file, "--threads", "0"], 2, "--threads");
     check(&["bench", file, "--batch", "0"], 2, "--batch");
@@ -52,6 +54,25 @@ fn bad_input_has_its_exit_code_and_names_its_cause() {
     check(&["inspect", "/no/such/file"], 1, "/no/such/file");
     for entry in kernels::entries().iter().filter(|entry| (entry.detect)().is_none()) {
         check(&["embed", file, "a", "--backend", entry.name], 1, "this processor cannot run");
+    }
+}
+
+#[test]
+fn an_accelerator_does_not_show_in_the_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = packed(dir.path());
+    let file = file.to_str().unwrap();
+    let want = grouse(&["embed", file, "a bird"], None).stdout;
+    assert!(!want.is_empty());
+    for (name, note) in [
+        ("model", "0 on the CPU; 0 refused, 0 failed\n"),
+        ("busy-for-ever", "3 failed (time-out 3); it was switched off"),
+        ("another-device", "no accelerator answers"),
+    ] {
+        let output = grouse(&["embed", file, "a bird", "--accelerator", name], None);
+        assert!(output.stdout == want, "{name}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains(note), "{name}: {said}");
     }
 }
 

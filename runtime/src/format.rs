@@ -30,7 +30,14 @@ pub const TILE_DEPTH: usize = 16;
 /// The shared inputs of a matrix are a multiple of this many, so that a group's own inputs start a
 /// new tile.
 pub const SHARED_UNIT: usize = TILE_DEPTH;
-/// Name of the one block layout of version 1: tiles of 4 rows by 16 inputs (int8), 4 by 1 (floats).
+/// Inputs of one row that an int4 multiplier stands for: a run. The last of a row may be half.
+pub const RUN: usize = 32;
+/// Bytes of an int4 tile, 4 rows by 16 inputs.
+pub const TILE_I4: usize = TILE_ROWS * TILE_DEPTH / 2;
+/// Bytes of four rows' run: a multiplier for each, then two tiles.
+pub const RUN_I4: usize = TILE_ROWS + 2 * TILE_I4;
+/// Name of the one block layout of version 1: tiles of 4 rows by 16 inputs (int8, int4), 4 by 1
+/// (floats).
 pub const LAYOUT_R4K16: [u8; 16] = *b"r4k16\0\0\0\0\0\0\0\0\0\0\0";
 
 /// File header, 64 bytes, followed by [`SectionEntry`] times `section_count`.
@@ -143,6 +150,8 @@ pub enum DataType {
     F16 = 2,
     /// Signed 8-bit with an f32 scale per row (embeddings) or output channel (matrices).
     I8 = 3,
+    /// The same, each number made of four bits and a [`Multiplier`] that 32 neighbours share.
+    I4 = 4,
 }
 
 impl DataType {
@@ -152,17 +161,14 @@ impl DataType {
             1 => Some(Self::F32),
             2 => Some(Self::F16),
             3 => Some(Self::I8),
+            4 => Some(Self::I4),
             _ => None,
         }
     }
 
-    /// Bytes of one element.
-    pub const fn bytes(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::F16 => 2,
-            Self::I8 => 1,
-        }
+    /// Whether the numbers are integers with scales: int8 or int4.
+    pub const fn is_integer(self) -> bool {
+        matches!(self, Self::I8 | Self::I4)
     }
 
     /// The name that the command line uses.
@@ -171,7 +177,42 @@ impl DataType {
             Self::F32 => "f32",
             Self::F16 => "f16",
             Self::I8 => "i8",
+            Self::I4 => "i4",
         }
+    }
+}
+
+/// What makes int8 numbers of 4-bit codes: a code c stands for `(c − zero) × step`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[repr(transparent)]
+pub struct Multiplier(pub u8);
+
+impl Multiplier {
+    /// The multiplier of a step and a zero, both below 16.
+    pub const fn new(step: u8, zero: u8) -> Self {
+        Self(zero << 4 | step & 15)
+    }
+
+    /// The step: the low four bits.
+    pub const fn step(self) -> u8 {
+        self.0 & 15
+    }
+
+    /// The code of 0: the high four bits.
+    pub const fn zero(self) -> u8 {
+        self.0 >> 4
+    }
+
+    /// Whether all sixteen codes stand for different int8 numbers from −127 to 127.
+    pub const fn is_sound(self) -> bool {
+        let (zero, step) = (self.zero() as u32, self.step() as u32);
+        let most = if zero > 15 - zero { zero } else { 15 - zero };
+        step > 0 && most * step <= 127
+    }
+
+    /// What `code`, below 16, stands for.
+    pub const fn value(self, code: u8) -> i32 {
+        (code as i32 - self.zero() as i32) * self.step() as i32
     }
 }
 
@@ -181,11 +222,11 @@ impl DataType {
 pub struct EmbeddingHeader {
     /// [`DataType`] of the word table, `[vocab_size][hidden_size]`.
     pub word_type: u32,
-    /// [`DataType`] of the position table (f32 or f16), `[max_tokens][hidden_size]`.
+    /// [`DataType`] of the position table (not int8), `[max_tokens][hidden_size]`.
     pub position_type: u32,
     /// Offset of the word table.
     pub word: u32,
-    /// Offset of the word scales, f32 `[vocab_size]`; 0 unless the word table is int8.
+    /// Offset of the word scales, f32 `[vocab_size]`; 0 unless the word table is int8 or int4.
     pub word_scale: u32,
     /// Offset of the position table.
     pub position: u32,
@@ -195,8 +236,10 @@ pub struct EmbeddingHeader {
     pub norm_gamma: u32,
     /// Offset of the LayerNorm bias, f32 `[hidden_size]`.
     pub norm_beta: u32,
+    /// Offset of the position scales, f32 `[max_tokens]`; 0 unless the position table is int4.
+    pub position_scale: u32,
     /// Zero.
-    pub reserved: [u32; 8],
+    pub reserved: [u32; 7],
 }
 
 /// The matrices of a layer, in the order of [`LayerHeader::matrices`].
@@ -273,11 +316,11 @@ pub struct MatrixDesc {
     pub padded_rows: u32,
     /// Offset of the bias, f32 `[padded_rows]`.
     pub bias: u32,
-    /// Offset of the weight scales, f32 `[padded_rows]`; 0 unless int8.
+    /// Offset of the weight scales, f32 `[padded_rows]`; 0 for float weights.
     pub scale: u32,
-    /// Offset of the sums of the quantized weights, i32 `[padded_rows]`; 0 unless int8.
+    /// Offset of the sums of the quantized weights, i32 `[padded_rows]`; 0 for float weights.
     pub sum: u32,
-    /// Offset of the equalizing factors, f32 `[cols]`; 0 unless int8.
+    /// Offset of the equalizing factors, f32 `[cols]`; 0 for float weights.
     pub equalize: u32,
     /// Weights stored, padding not counted: the matrix's kept weights.
     pub kept: u32,
@@ -315,11 +358,26 @@ pub const fn round_up(value: usize, to: usize) -> usize {
 /// Bytes of the block of a group with `outputs` rows and `inputs` columns in layout `r4k16`.
 ///
 /// int8: four rows at a time, tiles of 16 inputs in 64 bytes (row 0's sixteen inputs, row 1's…).
+/// int4: four rows at a time, runs of 32 inputs in 68 bytes.
 /// f16 and f32: four rows at a time, each input's four values together.
 pub const fn block_bytes(weights: DataType, outputs: usize, inputs: usize) -> usize {
     let rows = round_up(outputs, TILE_ROWS);
     match weights {
+        DataType::I4 => rows / TILE_ROWS * quad_bytes_i4(inputs),
         DataType::I8 => rows * round_up(inputs, TILE_DEPTH),
-        DataType::F16 | DataType::F32 => rows * inputs * weights.bytes(),
+        DataType::F16 => rows * inputs * 2,
+        DataType::F32 => rows * inputs * 4,
     }
+}
+
+/// Bytes of four rows of an int4 block with `inputs` columns.
+pub const fn quad_bytes_i4(inputs: usize) -> usize {
+    let inputs = round_up(inputs, TILE_DEPTH);
+    inputs.div_ceil(RUN) * TILE_ROWS + inputs / TILE_DEPTH * TILE_I4
+}
+
+/// Bytes of a row of `values` numbers of an int4 table: for each run of 32 its [`Multiplier`],
+/// then its codes, two a byte.
+pub const fn table_row_i4(values: usize) -> usize {
+    values.div_ceil(RUN) + values.div_ceil(2)
 }

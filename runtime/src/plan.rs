@@ -4,7 +4,7 @@
 use crate::encoder::linear::Scratch;
 use crate::error::{Error, Result};
 use crate::format::{DataType, MatrixKind, TILE_DEPTH, round_up};
-use crate::kernels::{Column, PANEL_BYTES, TILE_TOKENS};
+use crate::kernels::{Column, PANEL_BYTES, TILE_TOKENS, int4};
 use crate::view::Model;
 
 /// Tiles of 16 tokens that pass through a matrix at a time: the height of the projection and
@@ -30,18 +30,20 @@ pub struct Plan {
     /// Columns: either keys and values `[tiles][2 × hidden]` and a scratch of
     /// [`Plan::attention`] for each thread, or one of [`Plan::feed_forward`].
     pub work: usize,
-    /// Columns of a thread's scratch in attention: panels, columns, and then Q, K and V of a block
+    /// Columns of a thread's scratch in attention: panels, columns, unpacked rows, and then Q, K and V of a block
     /// `[block tiles][3 × hidden]`, or [`HeadPlan::columns`], or a block's output.
     pub attention: usize,
-    /// Columns of a thread's scratch in the feed-forward part: panels, columns, and a block's
+    /// Columns of a thread's scratch in the feed-forward part: panels, columns, unpacked rows, and a block's
     /// intermediate `[block tiles][intermediate]` and output `[block tiles][hidden]`.
     pub feed_forward: usize,
-    /// Bytes `[block tiles][deepest int8 group][32]`: a group's quantized inputs.
+    /// Bytes `[block tiles][deepest int8 or int4 group][32]`: a group's quantized inputs.
     pub panels: usize,
     /// Columns `[block tiles][deepest float group]`: the same for float weights.
     pub columns: usize,
-    /// Inputs of the deepest int8 group, rounded up to 16.
+    /// Inputs of the deepest int8 or int4 group, rounded up to 16.
     pub capacity: usize,
+    /// Bytes `[int4::ROWS][deepest int4 group]`: rows of an int4 group as int8.
+    pub unpacked: usize,
 }
 
 impl Plan {
@@ -65,18 +67,22 @@ impl Plan {
         let arch = model.arch();
         let hidden = arch.hidden_size as usize;
         let inner = arch.intermediate_size as usize;
-        let head = hidden / arch.heads as usize;
-        let (mut capacity, mut depth) = (0, 0);
+        let head = hidden / (arch.heads as usize).max(1);
+        let (mut capacity, mut depth, mut unpacked) = (0, 0, 0);
         for i in 0..arch.layers as usize {
             let layer = model.layer(i)?;
             for kind in MatrixKind::ALL {
                 let matrix = layer.matrix(kind);
                 for group in matrix.groups() {
                     let group = group?.depth();
-                    if matrix.weights() == DataType::I8 {
-                        capacity = capacity.max(round_up(group, TILE_DEPTH));
-                    } else {
-                        depth = depth.max(group);
+                    let padded = round_up(group, TILE_DEPTH);
+                    match matrix.weights() {
+                        DataType::I8 => capacity = capacity.max(padded),
+                        DataType::I4 => {
+                            capacity = capacity.max(padded);
+                            unpacked = unpacked.max(int4::ROWS * padded);
+                        }
+                        DataType::F16 | DataType::F32 => depth = depth.max(group),
                     }
                 }
             }
@@ -88,7 +94,8 @@ impl Plan {
         let positions = round_up(longest, TILE_TOKENS).min(tiles * TILE_TOKENS);
         let head = HeadPlan { positions, size: head }.columns();
         let (panels, columns) = (block * capacity * PANEL_BYTES, block * depth);
-        let linear = panels.div_ceil(size_of::<Column>()) + columns;
+        let linear = [panels, unpacked].map(|b| b.div_ceil(size_of::<Column>()));
+        let linear = linear.iter().sum::<usize>() + columns;
         let plan = Self {
             tokens,
             threads: 1,
@@ -99,6 +106,7 @@ impl Plan {
             panels,
             columns,
             capacity,
+            unpacked,
         };
         Ok(plan.with_threads(1))
     }
@@ -156,8 +164,11 @@ impl Plan {
         let panels = self.panels.div_ceil(size_of::<Column>());
         let (panels, rest) = scratch.split_at_mut_checked(panels)?;
         let (columns, rest) = rest.split_at_mut_checked(self.columns)?;
+        let unpacked = self.unpacked.div_ceil(size_of::<Column>());
+        let (unpacked, rest) = rest.split_at_mut_checked(unpacked)?;
         let panels = bytemuck::must_cast_slice_mut(panels.as_flattened_mut());
-        Some((Scratch { panels, capacity: self.capacity, columns }, rest))
+        let unpacked = bytemuck::must_cast_slice_mut(unpacked.as_flattened_mut());
+        Some((Scratch { panels, capacity: self.capacity, columns, unpacked }, rest))
     }
 }
 

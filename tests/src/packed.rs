@@ -2,7 +2,7 @@
 
 use grouse::model::DenseModel;
 use grouse::pack::{self, Options};
-use grouse_runtime::format::{BASE_ALIGN, DataType};
+use grouse_runtime::format::{BASE_ALIGN, DataType, MatrixKind};
 
 /// A file's bytes at a multiple of [`BASE_ALIGN`].
 #[derive(Debug, Clone)]
@@ -30,15 +30,30 @@ impl Aligned {
     }
 }
 
-/// Packs `model` with `weights` and int8 or f32 embeddings, calibrated on `sentences`.
+/// Packs `model` with `weights`, calibrated on `sentences`; embeddings in the same number type, but
+/// in int8 beside f16.
 ///
 /// # Panics
 /// When the packer refuses.
 pub fn pack(model: &DenseModel, weights: DataType, sentences: &[Vec<u32>]) -> Vec<u8> {
+    pack_mixed(model, weights, Vec::new(), sentences)
+}
+
+/// The same with matrices, by layer and kind, in number types of their own.
+///
+/// # Panics
+/// When the packer refuses.
+pub fn pack_mixed(
+    model: &DenseModel,
+    weights: DataType,
+    exceptions: Vec<(usize, MatrixKind, DataType)>,
+    sentences: &[Vec<u32>],
+) -> Vec<u8> {
     let stats = grouse::calibrate::collect(model, sentences).unwrap();
     let options = Options {
         weights,
-        embeddings: if weights == DataType::F32 { DataType::F32 } else { DataType::I8 },
+        exceptions,
+        embeddings: if weights == DataType::F16 { DataType::I8 } else { weights },
         max_tokens: None,
         calibration: "the test's own".into(),
         measure: false,

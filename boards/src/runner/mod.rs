@@ -1,13 +1,15 @@
 //! The runner: builds a board's firmware, boots it in the emulator and talks to it.
 
+mod answer;
 mod emulator;
 mod firmware;
 mod link;
 mod log;
 mod session;
 
+pub use answer::{Answer, Offloaded};
 pub use firmware::Firmware;
-pub use session::{Answer, Info, Options, Session};
+pub use session::{Info, Options, Session};
 
 /// What the runner is doing, for people who wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,8 +4,10 @@ use std::path::Path;
 use std::process::ChildStdin;
 use std::time::{Duration, Instant};
 
+use grouse_runtime::accelerator::Injected;
 use grouse_runtime::wire::{self, CHUNK, Crash, Refusal, Request, Response};
 
+use super::answer::{Answer, Offloaded};
 use super::emulator::Emulator;
 use super::firmware::Firmware;
 use super::link::{Link, Silence};
@@ -24,13 +26,17 @@ pub struct Options {
     pub max_tokens: Option<u32>,
     /// Backend on the board; `None` = its default.
     pub backend: Option<String>,
+    /// `model`, the software model of an accelerator, or the name of a fault of it; `None` = no
+    /// accelerator.
+    pub accelerator: Option<String>,
     /// Longest wait for one answer.
     pub timeout: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { max_tokens: None, backend: None, timeout: Duration::from_secs(300) }
+        let timeout = Duration::from_secs(300);
+        Self { max_tokens: None, backend: None, accelerator: None, timeout }
     }
 }
 
@@ -65,21 +71,6 @@ pub struct Info {
     pub flash_bytes: u64,
     /// RAM bytes in use: statics, stack and the arena's used part.
     pub ram_bytes: u64,
-}
-
-/// What a board makes of a text.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Answer {
-    /// Token ids.
-    pub ids: Vec<u32>,
-    /// The text had more tokens than fit and was cut.
-    pub truncated: bool,
-    /// The embedding, bit for bit as the board has it; empty when only ids were asked for.
-    pub embedding: Vec<f32>,
-    /// Instructions from text to ids.
-    pub tokenize_instructions: u64,
-    /// Instructions from text to the end.
-    pub instructions: u64,
 }
 
 /// A booted board with a model; the emulator ends with it.
@@ -163,7 +154,8 @@ impl<'l> Session<'l> {
         let max_tokens = options.max_tokens.unwrap_or(0);
         let (flash_bytes, fixed) = (self.flash_bytes, self.fixed_ram_bytes);
         let mut info = None;
-        self.ask(&Request::Hello { max_tokens, backend }, |response| {
+        let accelerator = options.accelerator.as_deref().unwrap_or_default();
+        self.ask(&Request::Hello { max_tokens, backend, accelerator }, |response| {
             if let Response::Info(i) = response {
                 info = Some(Info::new(i, flash_bytes, fixed));
             }
@@ -172,6 +164,9 @@ impl<'l> Session<'l> {
         .map_err(|error| match error {
             Error::UnknownBackend { board, known, .. } => {
                 Error::UnknownBackend { board, known, name: backend.to_owned() }
+            }
+            Error::UnknownAccelerator { board, known, .. } => {
+                Error::UnknownAccelerator { board, known, name: accelerator.to_owned() }
             }
             error => error,
         })?;
@@ -226,17 +221,22 @@ impl<'l> Session<'l> {
         let mut ids = Vec::new();
         let mut bits = Vec::new();
         let mut done = None;
+        let mut offloaded = None;
         let request = if embed { Request::Embed } else { Request::Tokenize };
         self.ask(&request, |response| match response {
             Response::Ids { offset, total, bytes } => append(&mut ids, offset, total, bytes),
             Response::Values { offset, total, bytes } => append(&mut bits, offset, total, bytes),
-            Response::Done { truncated, tokenize_ticks, ticks } => {
-                done = Some((truncated, tokenize_ticks, ticks));
+            Response::Offloaded(report) => {
+                offloaded = Some(Offloaded::from(report));
+                Ok(false)
+            }
+            Response::Done { truncated, tokenize_ticks, ticks, stack_bytes } => {
+                done = Some((truncated, tokenize_ticks, ticks, stack_bytes));
                 Ok(true)
             }
             _ => Err("an answer to another request"),
         })?;
-        let (truncated, tokenize_ticks, ticks) = done.unwrap_or_default();
+        let (truncated, tokenize_ticks, ticks, stack_bytes) = done.unwrap_or_default();
         if embed && bits.len() != self.info.hidden_size as usize {
             return Err(self.nonsense("the embedding is not as long as the model is wide"));
         }
@@ -246,6 +246,8 @@ impl<'l> Session<'l> {
             embedding: bits.into_iter().map(f32::from_bits).collect(),
             tokenize_instructions: self.board.instructions(tokenize_ticks),
             instructions: self.board.instructions(ticks),
+            stack_bytes,
+            offloaded,
         })
     }
 
@@ -414,6 +416,11 @@ fn refused(board: String, refusal: &Refusal<'_>) -> Error {
         Refusal::Frame(fault) => refused(board, fault.to_string()),
         Refusal::Arena { tokens, needed, available, longest } => {
             Error::Arena { board, tokens, needed, available, longest }
+        }
+        Refusal::UnknownAccelerator => {
+            let mut known = String::from("model");
+            Injected::NAMED.iter().for_each(|(name, _)| known.extend([" ", name]));
+            Error::UnknownAccelerator { board, name: String::new(), known }
         }
         Refusal::UnknownBackend { known } => {
             Error::UnknownBackend { board, name: String::new(), known: known.into() }

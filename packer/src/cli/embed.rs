@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::engine::{self, Answer, Engine, PackedFile};
 use crate::{Error, Result};
 
+use super::accelerator::{self, Accelerator};
 use super::texts::TextArgs;
 
 /// Texts embedded between two writes: enough for all threads, little to keep in memory.
@@ -20,6 +21,10 @@ pub struct Args {
     texts: TextArgs,
     #[command(flatten)]
     engine: EngineArgs,
+    /// Let an accelerator work out int8 groups: `model`, its software model, or the name of a
+    /// fault, which that model has from the fifth group on. All give the same bits.
+    #[arg(long, value_name = "model|FAULT", conflicts_with = "threads")]
+    accelerator: Option<String>,
     /// Print nothing but the JSON lines (notes on truncated texts are left out).
     #[arg(long)]
     json: bool,
@@ -55,6 +60,15 @@ pub fn run(args: Args) -> Result<()> {
     let texts = args.texts.read()?;
     let file = PackedFile::open(&args.file)?;
     let engine = args.engine.engine(file.model()?)?;
+    if let Some(name) = &args.accelerator {
+        let mut accelerator = Accelerator::open(name, &engine)?;
+        let print = |first, answers: &[Answer]| print_lines(answers, first, args.json);
+        let report = accelerator.embed(&engine, &texts, BATCH, print)?;
+        if !args.json {
+            eprintln!("note: {}", accelerator::words(&report));
+        }
+        return Ok(());
+    }
     for (batch, texts) in texts.chunks(BATCH).enumerate() {
         let answers = engine.embed(texts, || ())?;
         print_lines(&answers, batch * BATCH, args.json)?;

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod accelerator;
 mod bench;
 mod boards;
 mod demo;

@@ -22,7 +22,7 @@ pub struct Args {
     /// Number type of the encoder's matrices.
     #[arg(long, value_enum, default_value_t = Number::I8)]
     weights: Number,
-    /// Number type of the word embeddings.
+    /// Number type of the word embeddings; with i4 of the position embeddings, too.
     #[arg(long, value_enum, default_value_t = Number::I8)]
     embeddings: Number,
     /// Sentences for calibration, one a line; a built-in set when left out.
@@ -53,6 +53,8 @@ enum Skip {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Number {
+    /// 4-bit codes with a multiplier per 32 and a scale per output channel or row.
+    I4,
     /// 8-bit integers with a scale per output channel (matrices) or row (embeddings).
     I8,
     /// Half precision.
@@ -64,6 +66,7 @@ enum Number {
 impl From<Number> for DataType {
     fn from(number: Number) -> Self {
         match number {
+            Number::I4 => Self::I4,
             Number::I8 => Self::I8,
             Number::F16 => Self::F16,
             Number::F32 => Self::F32,
@@ -92,7 +95,7 @@ pub fn run(args: Args) -> Result<()> {
         Some(path) => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         None => "built-in sentences".to_string(),
     };
-    let stats = if weights == DataType::I8 {
+    let stats = if weights.is_integer() {
         let sentences = calibrate::sentences(&model, args.calib.as_deref(), SENTENCES)?;
         Some(calibrate::collect(&model, &sentences)?)
     } else {
@@ -100,6 +103,7 @@ pub fn run(args: Args) -> Result<()> {
     };
     let options = Options {
         weights,
+        exceptions: Vec::new(),
         embeddings: args.embeddings.into(),
         max_tokens: args.max_tokens,
         calibration,

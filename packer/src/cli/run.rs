@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use grouse_boards::{Answer, Board, Firmware, Info, Options, Progress, Session};
+use grouse_boards::{Answer, Board, Firmware, Info, Offloaded, Options, Progress, Session};
 use indicatif::ProgressBar;
 use serde::Serialize;
 
@@ -29,6 +29,10 @@ pub struct Args {
     /// Kernels to use on the board. All give the same bits.
     #[arg(long, value_name = "NAME", env = "GROUSE_BACKEND")]
     backend: Option<String>,
+    /// Let an accelerator work out int8 groups: `model`, the software model behind registers in the
+    /// board's memory, or the name of a fault, which that model then has. All give the same bits.
+    #[arg(long, value_name = "model|FAULT")]
+    accelerator: Option<String>,
     /// Most tokens of one text; the model's own maximum when left out.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
     tokens: Option<u32>,
@@ -64,6 +68,11 @@ struct Line<'a> {
     model_bytes: u64,
     /// Statics, stack and the arena's used part.
     ram_bytes: u64,
+    /// The stack's depth during this text.
+    stack_bytes: u32,
+    /// What the accelerator did so far.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    accelerator: Option<&'a Offloaded>,
 }
 
 /// Runs the command.
@@ -83,6 +92,7 @@ pub fn run(args: Args) -> Result<()> {
     let options = Options {
         max_tokens: args.tokens,
         backend: args.backend,
+        accelerator: args.accelerator,
         timeout: Duration::from_secs(args.timeout),
     };
     let mut session =
@@ -124,6 +134,8 @@ fn print_line(text: &str, answer: &Answer, info: &Info) -> Result<()> {
         flash_bytes: info.flash_bytes,
         model_bytes: info.model_bytes,
         ram_bytes: info.ram_bytes,
+        stack_bytes: answer.stack_bytes,
+        accelerator: answer.offloaded.as_ref(),
     };
     let mut line = serde_json::to_string(&line)
         .map_err(|e| Error::input(format!("cannot print an answer: {e}"), "report this"))?;

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use grouse_runtime::format::{DataType, TILE_DEPTH, TILE_ROWS, block_bytes, round_up};
 use grouse_runtime::kernels::{
-    self, Backend, Column, GroupI8, Output, Pack, Panels, TILE_TOKENS, TileScales,
+    self, Backend, Column, GroupI8, Output, Pack, Panels, TILE_TOKENS, TileScales, int4,
 };
 use grouse_runtime::view::Indices;
 
@@ -20,6 +20,9 @@ const REPETITIONS: usize = 9;
 
 /// Dense must be faster by this factor before zeros are stored: a tie must not hang on noise.
 const MARGIN: f64 = 0.95;
+
+/// Codes and multipliers of the timed blocks.
+const ANY_CODE: u8 = 0x71;
 
 /// What was decided for a matrix that has zeros to skip, and why.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -37,13 +40,14 @@ pub struct Decision {
 }
 
 /// Keeps `pattern`, or replaces it by the dense one where that is faster.
-pub fn choose(weight: &Matrix, pattern: Pattern) -> (Pattern, Option<Decision>) {
+pub fn choose(weight: &Matrix, pattern: Pattern, weights: DataType) -> (Pattern, Option<Decision>) {
     let dense = Pattern::dense(weight.rows, weight.cols);
     if pattern == dense {
         return (pattern, None);
     }
     let backend = kernels::default();
-    let (groups, whole) = time(backend, weight, &pattern, &dense);
+    let forms = [&pattern, &dense].map(|p| Form::new(backend, weight, p, weights));
+    let [groups, whole] = time(backend, forms);
     let skips = groups * MARGIN <= whole;
     let decision = Decision {
         skips,
@@ -56,8 +60,7 @@ pub fn choose(weight: &Matrix, pattern: Pattern) -> (Pattern, Option<Decision>) 
 }
 
 /// Microseconds of each form, taken in turns.
-fn time(backend: &dyn Backend, weight: &Matrix, groups: &Pattern, dense: &Pattern) -> (f64, f64) {
-    let mut forms = [Form::new(backend, weight, groups), Form::new(backend, weight, dense)];
+fn time(backend: &dyn Backend, mut forms: [Form<'_>; 2]) -> [f64; 2] {
     let mut best = [f64::INFINITY; 2];
     for _ in 0..REPETITIONS {
         for (form, best) in forms.iter_mut().zip(&mut best) {
@@ -66,7 +69,7 @@ fn time(backend: &dyn Backend, weight: &Matrix, groups: &Pattern, dense: &Patter
             *best = best.min(start.elapsed().as_secs_f64() * 1e6);
         }
     }
-    (best[0], best[1])
+    best
 }
 
 /// A matrix of a pattern with inputs; what its weights are does not matter to the kernel.
@@ -79,6 +82,9 @@ struct Form<'a> {
     scales: Vec<TileScales>,
     equalize: Vec<f32>,
     block: Vec<i8>,
+    /// The block in int4, where that is what the file will have.
+    packed: Vec<u8>,
+    unpacked: Vec<i8>,
     floats: Vec<f32>,
     sums: Vec<i32>,
     panels: Vec<u8>,
@@ -86,13 +92,22 @@ struct Form<'a> {
 }
 
 impl<'a> Form<'a> {
-    fn new(backend: &dyn Backend, weight: &Matrix, pattern: &'a Pattern) -> Self {
+    fn new(
+        backend: &dyn Backend,
+        weight: &Matrix,
+        pattern: &'a Pattern,
+        weights: DataType,
+    ) -> Self {
         let (rows, cols) = (weight.rows, weight.cols);
         let tiles = TOKENS / TILE_TOKENS;
         let depth = |g: &GroupPattern| pattern.inputs(g).count();
         let capacity =
             round_up(pattern.groups.iter().map(depth).max().unwrap_or_default(), TILE_DEPTH);
-        let bytes = |g: &GroupPattern| block_bytes(DataType::I8, g.outputs.len(), depth(g));
+        let largest = |number: DataType| {
+            let bytes = |g: &GroupPattern| block_bytes(number, g.outputs.len(), depth(g));
+            let blocks = pattern.groups.iter().map(bytes);
+            if weights == number { blocks.max().unwrap_or_default() } else { 0 }
+        };
         let column = |f: usize| -> Column {
             core::array::from_fn(|t| ((f * 31 + t * 17) % 97) as f32 / 48.0 - 1.0)
         };
@@ -104,7 +119,9 @@ impl<'a> Form<'a> {
             out: vec![[0.0; TILE_TOKENS]; tiles * rows],
             scales: vec![TileScales::EMPTY; tiles],
             equalize: vec![1.0; cols],
-            block: vec![1; pattern.groups.iter().map(bytes).max().unwrap_or_default()],
+            block: vec![1; largest(DataType::I8)],
+            packed: vec![ANY_CODE; largest(DataType::I4)],
+            unpacked: vec![0; int4::ROWS * capacity],
             floats: vec![0.01; round_up(rows, TILE_ROWS)],
             sums: vec![1; round_up(rows, TILE_ROWS)],
             panels: vec![0; tiles * backend.panel_bytes(capacity)],
@@ -145,7 +162,12 @@ impl<'a> Form<'a> {
             };
             let panels = Panels { bytes: &self.panels, capacity: self.capacity };
             let out = &mut Output { columns: &mut self.out, features: self.rows, tokens: TOKENS };
-            backend.matmul_i8(&job, &panels, &self.scales, out);
+            if self.packed.is_empty() {
+                backend.matmul_i8(&job, &panels, &self.scales, out);
+            } else {
+                let Self { packed, unpacked, scales, .. } = self;
+                int4::matmul(backend, packed, &job, unpacked, &panels, scales, out);
+            }
         }
     }
 }
@@ -178,7 +200,7 @@ mod tests {
     #[test]
     fn few_large_groups_are_kept() {
         let weight = weight(|r, c| r % 4 == c % 4);
-        let (pattern, decision) = choose(&weight, discover(&weight, 1));
+        let (pattern, decision) = choose(&weight, discover(&weight, DataType::I8), DataType::I8);
         let decision = decision.expect("something to decide");
         assert!(decision.skips, "{decision:?}");
         assert_eq!(pattern.groups.len(), 4);
@@ -193,7 +215,7 @@ mod tests {
             inputs: (0..256).filter(|c| *c != r).collect(),
         });
         let pattern = Pattern { shared: Vec::new(), groups: outputs.collect() };
-        let (pattern, decision) = choose(&weight(|r, c| r != c), pattern);
+        let (pattern, decision) = choose(&weight(|r, c| r != c), pattern, DataType::I8);
         assert!(!decision.expect("something to decide").skips);
         assert_eq!(pattern, Pattern::dense(256, 256));
     }
@@ -201,6 +223,6 @@ mod tests {
     #[test]
     fn a_dense_matrix_needs_no_decision() {
         let weight = weight(|_, _| true);
-        assert!(choose(&weight, discover(&weight, 1)).1.is_none());
+        assert!(choose(&weight, discover(&weight, DataType::I8), DataType::I8).1.is_none());
     }
 }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use grouse_runtime::format::{SHARED_UNIT, TILE_DEPTH, TILE_ROWS, round_up};
+use grouse_runtime::format::{DataType, SHARED_UNIT, TILE_ROWS, block_bytes, round_up};
 
 use crate::model::Matrix;
 
@@ -44,13 +44,13 @@ impl Pattern {
     }
 }
 
-/// Finds the pattern of `weight` `[rows][cols]` whose blocks take the fewest bytes at
-/// `weight_bytes` per weight.
-pub fn discover(weight: &Matrix, weight_bytes: usize) -> Pattern {
+/// Finds the pattern of `weight` `[rows][cols]` whose blocks take the fewest bytes in
+/// the number type `weights`.
+pub fn discover(weight: &Matrix, weights: DataType) -> Pattern {
     let mut classes = row_classes(weight);
-    merge(&mut classes, weight_bytes);
-    let sparse: usize = classes.iter().map(|c| c.cost(weight_bytes)).sum();
-    let dense = cost(weight.rows, weight.cols, weight_bytes);
+    merge(&mut classes, weights);
+    let sparse: usize = classes.iter().map(|c| c.cost(weights)).sum();
+    let dense = cost(weight.rows, weight.cols, weights);
     if sparse >= dense {
         return Pattern::dense(weight.rows, weight.cols);
     }
@@ -103,21 +103,21 @@ impl Support {
 }
 
 /// Bytes of a group in the file: its padded block, index lists, per-output values and descriptor.
-fn cost(outputs: usize, inputs: usize, weight_bytes: usize) -> usize {
+fn cost(outputs: usize, inputs: usize, weights: DataType) -> usize {
     let rows = round_up(outputs, TILE_ROWS);
-    rows * round_up(inputs, TILE_DEPTH) * weight_bytes + 2 * (outputs + inputs) + rows * 12 + 32
+    block_bytes(weights, outputs, inputs) + 2 * (outputs + inputs) + rows * 12 + 32
 }
 
 impl Class {
-    fn cost(&self, weight_bytes: usize) -> usize {
-        cost(self.outputs.len(), self.support.len(), weight_bytes)
+    fn cost(&self, weights: DataType) -> usize {
+        cost(self.outputs.len(), self.support.len(), weights)
     }
 
     /// Bytes saved by merging with `other`; negative when it costs.
-    fn gain(&self, other: &Self, weight_bytes: usize) -> i64 {
+    fn gain(&self, other: &Self, weights: DataType) -> i64 {
         let outputs = self.outputs.len() + other.outputs.len();
-        let together = cost(outputs, self.support.union_len(&other.support), weight_bytes);
-        (self.cost(weight_bytes) + other.cost(weight_bytes)) as i64 - together as i64
+        let together = cost(outputs, self.support.union_len(&other.support), weights);
+        (self.cost(weights) + other.cost(weights)) as i64 - together as i64
     }
 }
 
@@ -134,12 +134,12 @@ fn row_classes(weight: &Matrix) -> Vec<Class> {
 }
 
 /// Merges the pair of classes that saves most, until none does.
-fn merge(classes: &mut Vec<Class>, weight_bytes: usize) {
+fn merge(classes: &mut Vec<Class>, weights: DataType) {
     let best_of = |classes: &[Class], i: usize| -> (i64, usize) {
         let mut best = (0, usize::MAX);
         for (j, other) in classes.iter().enumerate() {
             if j != i {
-                let gain = classes[i].gain(other, weight_bytes);
+                let gain = classes[i].gain(other, weights);
                 if gain > best.0 {
                     best = (gain, j);
                 }
@@ -169,7 +169,7 @@ fn merge(classes: &mut Vec<Class>, weight_bytes: usize) {
             if partner != usize::MAX && partner > drop {
                 best[k].1 -= 1;
             }
-            let gain = classes[k].gain(&classes[keep], weight_bytes);
+            let gain = classes[k].gain(&classes[keep], weights);
             if gain > best[k].0 {
                 best[k] = (gain, keep);
             }
@@ -248,7 +248,7 @@ mod tests {
     fn finds_disjoint_groups_behind_a_permutation() {
         // Row r belongs to group r mod 4, column c to group (c / 3) mod 4.
         let weight = matrix(128, 96, |r, c| r % 4 == (c / 3) % 4);
-        let pattern = discover(&weight, 1);
+        let pattern = discover(&weight, DataType::I8);
         check(&weight, &pattern);
         assert_eq!(pattern.groups.len(), 4);
         assert!(pattern.shared.is_empty());
@@ -258,7 +258,7 @@ mod tests {
     #[test]
     fn finds_the_shared_columns() {
         let weight = matrix(128, 160, |r, c| c % 8 == 0 || r % 4 == (c / 8) % 4);
-        let pattern = discover(&weight, 1);
+        let pattern = discover(&weight, DataType::I8);
         check(&weight, &pattern);
         // Twenty are, and the format takes whole sixteens.
         assert_eq!(pattern.shared.len(), 16);
@@ -268,19 +268,19 @@ mod tests {
     #[test]
     fn one_stray_zero_does_not_split_a_group() {
         let weight = matrix(128, 96, |r, c| r % 2 == c % 2 && (r, c) != (4, 8));
-        let pattern = discover(&weight, 1);
+        let pattern = discover(&weight, DataType::I8);
         check(&weight, &pattern);
         assert_eq!(pattern.groups.len(), 2);
     }
 
     #[test]
     fn a_dense_matrix_is_one_group() {
-        assert_eq!(discover(&matrix(40, 30, |_, _| true), 1), Pattern::dense(40, 30));
+        assert_eq!(discover(&matrix(40, 30, |_, _| true), DataType::I8), Pattern::dense(40, 30));
     }
 
     #[test]
     fn an_empty_matrix_is_one_group_without_inputs() {
-        let pattern = discover(&matrix(40, 30, |_, _| false), 1);
+        let pattern = discover(&matrix(40, 30, |_, _| false), DataType::I8);
         assert_eq!(pattern.groups.len(), 1);
         assert!(pattern.groups[0].inputs.is_empty() && !pattern.groups[0].uses_shared);
     }
@@ -288,7 +288,7 @@ mod tests {
     #[test]
     fn dropped_rows_and_columns_leave_a_smaller_block() {
         let weight = matrix(64, 64, |r, c| r < 32 && c % 2 == 0);
-        let pattern = discover(&weight, 1);
+        let pattern = discover(&weight, DataType::I8);
         check(&weight, &pattern);
         assert_eq!(pattern.groups.len(), 2);
         assert_eq!(pattern.groups[0].inputs.len() + pattern.shared.len(), 32);
@@ -303,7 +303,7 @@ mod tests {
             threshold in 0_u8..5,
         ) {
             let weight = matrix(rows, cols, |r, c| bits[r * cols + c] < threshold);
-            check(&weight, &discover(&weight, 1));
+            check(&weight, &discover(&weight, DataType::I8));
         }
     }
 }

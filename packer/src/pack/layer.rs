@@ -8,7 +8,7 @@ use half::f16;
 
 use crate::calibrate::{InputStats, LayerStats};
 use crate::model::{Layer, Linear, Matrix};
-use crate::quantize::{self, Int8Matrix};
+use crate::quantize::{self, QuantizedMatrix};
 use crate::{Error, Result};
 
 use super::Options;
@@ -30,13 +30,13 @@ pub struct MatrixReport {
     pub shared: usize,
     /// Weights stored / all weights.
     pub density: f64,
-    /// Whether zeros are skipped, by measurement (int8 with zeros only).
+    /// Whether zeros are skipped, by measurement (integers with zeros only).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub skipping: Option<Decision>,
-    /// Strength of equalization (int8 only).
+    /// Strength of equalization (integers only).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alpha: Option<f32>,
-    /// Relative squared output error of quantization on the calibration samples (int8 only).
+    /// Relative squared output error of quantization on the calibration samples (integers only).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<f64>,
 }
@@ -51,15 +51,15 @@ pub fn section(
     options: &Options,
     stats: Option<&LayerStats>,
 ) -> Result<(Vec<u8>, Vec<MatrixReport>)> {
-    let weights = options.weights;
     let mut section = Section::with_head(size_of::<LayerHeader>());
     let mut head = LayerHeader::zeroed();
     let mut reports = Vec::new();
     for kind in MatrixKind::ALL {
+        let weights = options.weights_of(index, kind);
         let linear = stacked(layer, kind);
-        let pattern = discover(&linear.weight, weights.bytes());
-        let (pattern, skipping) = if options.measure && weights == DataType::I8 {
-            choose(&linear.weight, pattern)
+        let pattern = discover(&linear.weight, weights);
+        let (pattern, skipping) = if options.measure && weights.is_integer() {
+            choose(&linear.weight, pattern, weights)
         } else {
             (pattern, None)
         };
@@ -99,11 +99,13 @@ fn matrix(
     stats: Option<&InputStats>,
 ) -> Result<(MatrixDesc, MatrixReport)> {
     let weight = &linear.weight;
-    let int8 = match (weights, stats) {
-        (DataType::I8, Some(stats)) => Some(quantize::quantize(weight, pattern, stats)),
-        (DataType::I8, None) => {
+    let quantized = match (weights, stats) {
+        (DataType::I8 | DataType::I4, Some(stats)) => {
+            Some(quantize::quantize(weight, pattern, stats, weights))
+        }
+        (DataType::I8 | DataType::I4, None) => {
             return Err(Error::input(
-                "int8 weights need calibration statistics",
+                "int8 and int4 weights need calibration statistics",
                 "pass --calib FILE, or leave it out for the built-in sentences",
             ));
         }
@@ -114,7 +116,7 @@ fn matrix(
 
     let mut groups = Vec::with_capacity(pattern.groups.len());
     for group in &pattern.groups {
-        groups.push(group_desc(section, pattern, group, weight, int8.as_ref(), weights)?);
+        groups.push(group_desc(section, pattern, group, weight, quantized.as_ref(), weights)?);
     }
     let mut desc = MatrixDesc {
         rows: weight.rows as u32,
@@ -135,14 +137,14 @@ fn matrix(
     if !pattern.shared.is_empty() {
         desc.shared = section.push(&pattern.shared, 4)?;
     }
-    if let Some(int8) = &int8 {
+    if let Some(QuantizedMatrix { equalize, rounded, .. }) = &quantized {
         let cols = weight.cols;
         let sum = |r: usize| -> i32 {
-            int8.weights[r * cols..(r + 1) * cols].iter().map(|w| i32::from(*w)).sum()
+            rounded.weights[r * cols..(r + 1) * cols].iter().map(|w| i32::from(*w)).sum()
         };
-        desc.scale = section.push_aligned(&per_output(pattern, |r| int8.scale[r]))?;
+        desc.scale = section.push_aligned(&per_output(pattern, |r| rounded.scale[r]))?;
         desc.sum = section.push_aligned(&per_output(pattern, sum))?;
-        desc.equalize = section.push_aligned(&int8.equalize)?;
+        desc.equalize = section.push_aligned(equalize)?;
     }
     let report = MatrixReport {
         layer: 0,
@@ -151,8 +153,8 @@ fn matrix(
         shared: pattern.shared.len(),
         density: kept as f64 / weight.data.len() as f64,
         skipping: None,
-        alpha: int8.as_ref().map(|q| q.alpha),
-        error: int8.as_ref().map(|q| q.error),
+        alpha: quantized.as_ref().map(|q| q.alpha),
+        error: quantized.as_ref().map(|q| q.error),
     };
     Ok((desc, report))
 }
@@ -172,7 +174,7 @@ fn group_desc(
     pattern: &Pattern,
     group: &GroupPattern,
     weight: &Matrix,
-    int8: Option<&Int8Matrix>,
+    quantized: Option<&QuantizedMatrix>,
     weights: DataType,
 ) -> Result<GroupDesc> {
     let inputs: Vec<usize> = pattern.inputs(group).collect();
@@ -189,9 +191,15 @@ fn group_desc(
     }
     let place = |r: usize, c: usize| usize::from(group.outputs[r]) * weight.cols + inputs[c];
     let (rows, depth) = (group.outputs.len(), inputs.len());
-    desc.block = match (weights, int8) {
-        (DataType::I8, Some(int8)) => {
-            section.push_aligned(&block::int8(rows, depth, |r, c| int8.weights[place(r, c)]))?
+    let integer = quantized.map(|q| &q.rounded);
+    desc.block = match (weights, integer) {
+        (DataType::I8, Some(rounded)) => {
+            section.push_aligned(&block::int8(rows, depth, |r, c| rounded.weights[place(r, c)]))?
+        }
+        (DataType::I4, Some(rounded)) => {
+            let runs = |r: usize| rounded.runs[usize::from(group.outputs[r])].as_slice();
+            let weight = |r, c| rounded.weights[place(r, c)];
+            section.push_aligned(&block::int4(rows, depth, runs, weight))?
         }
         (DataType::F16, _) => {
             let half = |r, c| f16::from_f32(weight.data[place(r, c)]);

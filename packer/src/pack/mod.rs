@@ -11,7 +11,7 @@ use std::io::Write;
 use std::path::Path;
 
 use bytemuck::Zeroable;
-use grouse_runtime::format::{self, Arch, DataType, EmbeddingHeader};
+use grouse_runtime::format::{self, Arch, DataType, EmbeddingHeader, MatrixKind};
 use grouse_runtime::view::Model;
 use half::f16;
 
@@ -28,7 +28,9 @@ use sections::Section;
 pub struct Options {
     /// Number type of the encoder's matrices.
     pub weights: DataType,
-    /// Number type of the word embeddings.
+    /// Matrices, by layer and kind, with a number type of their own.
+    pub exceptions: Vec<(usize, MatrixKind, DataType)>,
+    /// Number type of the word embeddings; the positions follow it.
     pub embeddings: DataType,
     /// Most tokens of one text; the model's own maximum when `None`.
     pub max_tokens: Option<usize>,
@@ -37,6 +39,14 @@ pub struct Options {
     /// Whether groups and the whole matrix are timed ([`choose`]), or groups kept wherever they
     /// take fewer bytes.
     pub measure: bool,
+}
+
+impl Options {
+    /// Number type of a matrix.
+    fn weights_of(&self, layer: usize, kind: MatrixKind) -> DataType {
+        let own = self.exceptions.iter().find(|(l, k, _)| (*l, *k) == (layer, kind));
+        own.map_or(self.weights, |(.., number)| *number)
+    }
 }
 
 /// A packed model.
@@ -48,16 +58,14 @@ pub struct Packed {
     pub matrices: Vec<MatrixReport>,
 }
 
-/// Packs `model`; `stats` are needed for int8 weights.
+/// Packs `model`; `stats` are needed for int8 and int4 weights.
 ///
 /// # Errors
 /// When a number type is not finite after conversion, the length is out of range, statistics are
 /// missing, or the result does not pass the runtime's own validation.
 pub fn pack(model: &DenseModel, stats: Option<&[LayerStats]>, options: &Options) -> Result<Packed> {
     let max_tokens = max_tokens(model, options.max_tokens)?;
-    if options.weights == DataType::F16 {
-        check_f16(model)?;
-    }
+    check_f16(model, options)?;
     let mut sections = vec![
         (format::SECTION_ARCH, 0, arch(model, max_tokens)),
         (format::SECTION_TOKENIZER, 0, model.tokenizer.clone()),
@@ -122,11 +130,14 @@ fn max_tokens(model: &DenseModel, wanted: Option<usize>) -> Result<usize> {
     Ok(tokens)
 }
 
-fn check_f16(model: &DenseModel) -> Result<()> {
+fn check_f16(model: &DenseModel, options: &Options) -> Result<()> {
     let overflows = |m: &Matrix| m.data.iter().any(|w| !f16::from_f32(*w).is_finite());
+    // Query, key and value are one matrix.
+    let [qkv, output, up, down] = MatrixKind::ALL;
+    let kinds = [qkv, qkv, qkv, output, up, down];
     for (i, layer) in model.layers.iter().enumerate() {
-        for (name, linear) in layer.linears() {
-            if overflows(&linear.weight) {
+        for ((name, linear), kind) in layer.linears().into_iter().zip(kinds) {
+            if options.weights_of(i, kind) == DataType::F16 && overflows(&linear.weight) {
                 return Err(Error::input(
                     format!("encoder.layer.{i}.{name}.weight has values beyond the range of f16"),
                     "pack with --weights i8 or --weights f32",
@@ -167,22 +178,42 @@ fn arch(model: &DenseModel, max_tokens: usize) -> Vec<u8> {
 fn embeddings(model: &DenseModel, word_type: DataType, max_tokens: usize) -> Result<Vec<u8>> {
     let tables = &model.embeddings;
     let mut section = Section::with_head(size_of::<EmbeddingHeader>());
-    // The small tables stay in floats: half precision unless everything is to be exact.
-    let position_type = if word_type == DataType::F32 { DataType::F32 } else { DataType::F16 };
+    // The small tables stay in floats, unless every byte counts.
+    let position_type = match word_type {
+        DataType::F32 | DataType::I4 => word_type,
+        DataType::F16 | DataType::I8 => DataType::F16,
+    };
     let mut head = EmbeddingHeader {
         word_type: word_type as u32,
         position_type: position_type as u32,
         ..EmbeddingHeader::zeroed()
     };
-    if word_type == DataType::I8 {
-        let (values, scales) = quantize::table(&tables.word);
-        head.word = section.push_aligned(&values)?;
-        head.word_scale = section.push_aligned(&scales)?;
-    } else {
-        head.word = push_floats(&mut section, &tables.word.data, word_type, "word embeddings")?;
+    match word_type {
+        DataType::I8 => {
+            let (values, scales) = quantize::table_int8(&tables.word);
+            head.word = section.push_aligned(&values)?;
+            head.word_scale = section.push_aligned(&scales)?;
+        }
+        DataType::I4 => {
+            let (rows, scales) = quantize::table_int4(&tables.word);
+            head.word = section.push_aligned(&rows)?;
+            head.word_scale = section.push_aligned(&scales)?;
+        }
+        DataType::F16 | DataType::F32 => {
+            head.word = push_floats(&mut section, &tables.word.data, word_type, "word embeddings")?;
+        }
     }
-    let positions = &tables.position.data[..max_tokens * tables.position.cols];
-    head.position = push_floats(&mut section, positions, position_type, "position embeddings")?;
+    let cols = tables.position.cols;
+    let positions = tables.position.data[..max_tokens * cols].to_vec();
+    if position_type == DataType::I4 {
+        let positions = Matrix { rows: max_tokens, cols, data: positions };
+        let (rows, scales) = quantize::table_int4(&positions);
+        head.position = section.push_aligned(&rows)?;
+        head.position_scale = section.push_aligned(&scales)?;
+    } else {
+        head.position =
+            push_floats(&mut section, &positions, position_type, "position embeddings")?;
+    }
     head.token_type = section.push_aligned(&tables.token_type.data)?;
     head.norm_gamma = section.push_aligned(&tables.norm.gamma)?;
     head.norm_beta = section.push_aligned(&tables.norm.beta)?;

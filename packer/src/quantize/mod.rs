@@ -1,11 +1,13 @@
-//! Turns f32 weights into int8 with scales, by calibration.
+//! Turns f32 weights into int8 or int4 with scales, by calibration.
 //!
 //! Per matrix: choose how strongly the input channels are equalized ([`equalize`]), then round the
 //! weights so that the errors of neighbours cancel on real inputs ([`rounding`]).
 
 pub mod equalize;
+pub mod int4;
 pub mod rounding;
 
+use grouse_runtime::format::{DataType, RUN, table_row_i4};
 use grouse_runtime::kernels::scalar::quantize_row;
 use rayon::prelude::*;
 
@@ -13,15 +15,16 @@ use crate::calibrate::InputStats;
 use crate::model::Matrix;
 use crate::pack::discover::Pattern;
 
-/// An int8 matrix: `W[r][c] ≈ scale[r] × q[r][c] × equalize[c]`.
+use int4::Grid;
+use rounding::Rounded;
+
+/// An int8 or int4 matrix: `W[r][c] ≈ scale[r] × q[r][c] × equalize[c]`.
 #[derive(Debug, Clone)]
-pub struct Int8Matrix {
+pub struct QuantizedMatrix {
     /// Factors that multiply the inputs at run time, `[cols]`; 0 for inputs that no group reads.
     pub equalize: Vec<f32>,
-    /// `[rows]`.
-    pub scale: Vec<f32>,
-    /// `[rows][cols]`; 0 outside the groups.
-    pub weights: Vec<i8>,
+    /// Scales and weights.
+    pub rounded: Rounded,
     /// Output error on the calibration samples, relative to the outputs' energy.
     pub error: f64,
     /// The chosen strength of equalization.
@@ -38,25 +41,34 @@ const ALPHAS: [f32; 8] = [0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9];
 ///
 /// Every strength in a fixed list is tried with plain rounding; the one with the least output
 /// error on the samples is then rounded with error compensation.
-pub fn quantize(weight: &Matrix, pattern: &Pattern, stats: &InputStats) -> Int8Matrix {
+pub fn quantize(
+    weight: &Matrix,
+    pattern: &Pattern,
+    stats: &InputStats,
+    number: DataType,
+) -> QuantizedMatrix {
     let samples = &spread(&stats.samples, JUDGED);
     let exact = exact_outputs(weight, samples);
     let energy: f64 = exact.iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
     let candidate = |alpha: f32| {
         let equalize = equalize::factors(weight, pattern, &stats.max_abs, alpha);
-        let (scale, weights) = rounding::nearest(weight, &equalize);
-        let error = output_error(&equalize, &scale, &weights, samples, &exact);
-        Int8Matrix { equalize, scale, weights, error: error / energy.max(1e-30), alpha }
+        let rounded = if number == DataType::I4 {
+            rounding::nearest_int4(weight, pattern, &equalize, &stats.second_moment)
+        } else {
+            rounding::nearest_int8(weight, &equalize)
+        };
+        let error = output_error(&equalize, &rounded, samples, &exact);
+        QuantizedMatrix { equalize, rounded, error: error / energy.max(1e-30), alpha }
     };
-    let mut candidates: Vec<Int8Matrix> = ALPHAS.par_iter().map(|a| candidate(*a)).collect();
+    let mut candidates: Vec<QuantizedMatrix> = ALPHAS.par_iter().map(|a| candidate(*a)).collect();
     candidates.sort_by(|a, b| a.error.total_cmp(&b.error));
     let plain = candidates.swap_remove(0);
-    let weights =
-        rounding::compensated(weight, pattern, &plain.equalize, &plain.scale, &stats.second_moment);
-    let error = output_error(&plain.equalize, &plain.scale, &weights, samples, &exact);
-    let error = error / energy.max(1e-30);
+    let QuantizedMatrix { equalize, rounded, .. } = &plain;
+    let weights = rounding::compensated(weight, pattern, equalize, rounded, &stats.second_moment);
+    let rounded = Rounded { weights, ..rounded.clone() };
+    let error = output_error(equalize, &rounded, samples, &exact) / energy.max(1e-30);
     // Compensation is fitted on all tokens and judged on the samples; it must not lose.
-    if error < plain.error { Int8Matrix { weights, error, ..plain } } else { plain }
+    if error < plain.error { QuantizedMatrix { rounded, error, ..plain } } else { plain }
 }
 
 /// At most `count` rows of `samples`, evenly spread.
@@ -80,14 +92,9 @@ fn exact_outputs(weight: &Matrix, samples: &Matrix) -> Vec<f32> {
 }
 
 /// Squared error of the quantized matrix on quantized samples.
-fn output_error(
-    equalize: &[f32],
-    scale: &[f32],
-    weights: &[i8],
-    samples: &Matrix,
-    exact: &[f32],
-) -> f64 {
+fn output_error(equalize: &[f32], rounded: &Rounded, samples: &Matrix, exact: &[f32]) -> f64 {
     let cols = samples.cols;
+    let Rounded { scale, weights, .. } = rounded;
     let errors: Vec<f64> = (0..samples.rows)
         .into_par_iter()
         .map(|s| {
@@ -109,7 +116,7 @@ fn output_error(
 }
 
 /// Quantizes a table row by row: int8 values and one scale per row.
-pub fn table(table: &Matrix) -> (Vec<i8>, Vec<f32>) {
+pub fn table_int8(table: &Matrix) -> (Vec<i8>, Vec<f32>) {
     let mut values = Vec::with_capacity(table.data.len());
     let mut scales = Vec::with_capacity(table.rows);
     for r in 0..table.rows {
@@ -119,4 +126,28 @@ pub fn table(table: &Matrix) -> (Vec<i8>, Vec<f32>) {
         values.extend(row.iter().map(|v| rounding::round(*v, scale)));
     }
     (values, scales)
+}
+
+/// The same in int4: rows in the file's form, and one scale per row.
+pub fn table_int4(table: &Matrix) -> (Vec<u8>, Vec<f32>) {
+    let energy = vec![1.0; table.cols];
+    let rows: Vec<(Vec<u8>, f32)> = (0..table.rows)
+        .into_par_iter()
+        .map(|r| {
+            let row = table.row(r);
+            let grid = Grid::of(row, &energy);
+            let mut bytes = Vec::with_capacity(table_row_i4(row.len()));
+            for (run, (values, multiplier)) in row.chunks(RUN).zip(&grid.runs).enumerate() {
+                bytes.push(multiplier.0);
+                for (pair, values) in values.chunks(2).enumerate() {
+                    let at = run * RUN + 2 * pair;
+                    let code = |i: usize| values.get(i).map_or(0, |v| grid.code(at + i, *v));
+                    bytes.push(code(0) | code(1) << 4);
+                }
+            }
+            (bytes, grid.scale)
+        })
+        .collect();
+    let (bytes, scales): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
+    (bytes.concat(), scales)
 }

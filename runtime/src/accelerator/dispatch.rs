@@ -19,12 +19,20 @@ pub struct Policy {
     pub audit_every: Option<NonZeroU32>,
 }
 
-impl Default for Policy {
+impl Policy {
     /// Jobs from 2¹⁸ multiply-accumulates on, three faults in a row, no audits. The job size is an
     /// assumption: measure it for the device at hand.
+    pub const DEFAULT: Self = Self {
+        min_macs: 1 << 18,
+        faults_to_switch_off: NonZeroU32::MIN.saturating_add(2),
+        audit_every: None,
+    };
+}
+
+impl Default for Policy {
+    /// [`Policy::DEFAULT`].
     fn default() -> Self {
-        let three = NonZeroU32::MIN.saturating_add(2);
-        Self { min_macs: 1 << 18, faults_to_switch_off: three, audit_every: None }
+        Self::DEFAULT
     }
 }
 
@@ -42,6 +50,8 @@ pub struct Report {
     pub refused: u32,
     /// Jobs that failed on the device.
     pub faults: u32,
+    /// Refused and failed jobs by what happened, in the order of [`Fault::KINDS`].
+    pub by_kind: [u32; Fault::KINDS.len()],
     /// Jobs of the device that the CPU repeated.
     pub audits: u32,
     /// The last refusal or fault.
@@ -110,19 +120,30 @@ impl<'d> Dispatcher<'d> {
         &mut self,
         job: &GroupJob<'_>,
         sums: &mut [i32],
-        cpu: impl FnOnce(&GroupJob<'_>, &mut [i32]),
+        mut cpu: impl FnMut(&GroupJob<'_>, &mut [i32]),
     ) -> Ran {
-        let is_large = job.macs() >= self.policy.min_macs;
-        let Some(device) = self.device.as_deref_mut().filter(|_| is_large) else {
-            let is_small = self.device.is_some();
-            count(&mut self.report.too_small, u32::from(is_small));
-            count(&mut self.report.on_cpu, 1);
+        let ran = self.offer(job, sums, &mut cpu);
+        if ran != Ran::OnDevice {
             cpu(job, sums);
+        }
+        ran
+    }
+
+    /// As [`Dispatcher::run`], but unless the device did the job, it is left to the caller, who may
+    /// have a faster way than by sums; they then hold anything. `audit` is the CPU function that
+    /// audits compare with.
+    pub fn offer(
+        &mut self,
+        job: &GroupJob<'_>,
+        sums: &mut [i32],
+        audit: impl FnOnce(&GroupJob<'_>, &mut [i32]),
+    ) -> Ran {
+        let is_large = self.wants(job.macs());
+        let Some(device) = self.device.as_deref_mut().filter(|_| is_large) else {
+            self.keep();
             return Ran::OnCpu;
         };
-        let result = device.group_matmul(job, sums);
-        if let Err(fault) = result {
-            cpu(job, sums);
+        if let Err(fault) = device.group_matmul(job, sums) {
             return self.failed(fault);
         }
         self.since_audit = self.since_audit.saturating_add(1);
@@ -131,7 +152,7 @@ impl<'d> Dispatcher<'d> {
             count(&mut self.report.audits, 1);
             // Checksums stand for the sums, so that an audit needs no second buffer.
             let found = crc32fast::hash(bytemuck::must_cast_slice(sums));
-            cpu(job, sums);
+            audit(job, sums);
             let expected = crc32fast::hash(bytemuck::must_cast_slice(sums));
             if found != expected {
                 return self.failed(Fault::WrongSums { expected, found });
@@ -142,10 +163,20 @@ impl<'d> Dispatcher<'d> {
         Ran::OnDevice
     }
 
-    /// Keeps the books after a fault; the CPU has done the job already.
-    fn failed(&mut self, fault: Fault) -> Ran {
+    /// Counts a job that the device is not tried with.
+    pub(crate) fn keep(&mut self) {
+        let is_small = self.device.is_some();
+        count(&mut self.report.too_small, u32::from(is_small));
+        count(&mut self.report.on_cpu, 1);
+    }
+
+    /// Keeps the books after a fault; the job is the CPU's.
+    pub(crate) fn failed(&mut self, fault: Fault) -> Ran {
         count(&mut self.report.on_cpu, 1);
         self.report.last_fault = Some(fault);
+        if let Some(of_this_kind) = self.report.by_kind.get_mut(fault.kind()) {
+            count(of_this_kind, 1);
+        }
         let severity = fault.severity();
         if severity == Severity::Refusal {
             count(&mut self.report.refused, 1);

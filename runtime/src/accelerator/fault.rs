@@ -171,6 +171,50 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// What the kinds of faults are called in reports.
+    pub const KINDS: [&'static str; 17] = [
+        "job size",
+        "job length",
+        "too large",
+        "unreachable",
+        "misaligned",
+        "no device",
+        "version",
+        "capability",
+        "time-out",
+        "stuck",
+        "bus error",
+        "input checksum",
+        "result checksum",
+        "wrong job",
+        "device error",
+        "status",
+        "wrong sums",
+    ];
+
+    /// The fault's place in [`Fault::KINDS`].
+    pub fn kind(&self) -> usize {
+        match self {
+            Self::JobSize { .. } => 0,
+            Self::JobLength { .. } => 1,
+            Self::TooLarge { .. } => 2,
+            Self::Unreachable { .. } => 3,
+            Self::Misaligned { .. } => 4,
+            Self::NoDevice { .. } => 5,
+            Self::Version { .. } => 6,
+            Self::Capability { .. } => 7,
+            Self::TimeOut { .. } => 8,
+            Self::Stuck { .. } => 9,
+            Self::BusError { .. } => 10,
+            Self::InputChecksum { .. } => 11,
+            Self::ResultChecksum { .. } => 12,
+            Self::WrongJob { .. } => 13,
+            Self::Device { .. } => 14,
+            Self::Status { .. } => 15,
+            Self::WrongSums { .. } => 16,
+        }
+    }
+
     /// How this fault bears on the jobs after it.
     pub fn severity(&self) -> Severity {
         match self {

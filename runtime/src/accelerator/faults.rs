@@ -1,4 +1,4 @@
-//! A model that misbehaves on purpose, to show that the driver and the dispatcher cope.
+//! Faults on purpose, to show that the driver and the dispatcher cope, and a model that has them.
 
 use core::ops::RangeInclusive;
 
@@ -39,6 +39,63 @@ pub enum Injected {
     Error(ErrorCode),
 }
 
+impl Injected {
+    /// All faults by the names that commands and the boards' protocol know.
+    pub const NAMED: [(&'static str, Self); 18] = [
+        ("another-device", Self::AnotherDevice),
+        ("another-version", Self::AnotherVersion),
+        ("no-capability", Self::NoCapability),
+        ("busy-for-ever", Self::BusyForEver),
+        ("deaf", Self::Deaf),
+        ("lost-doorbell", Self::LostDoorbell),
+        ("vanished", Self::Vanished),
+        ("bus-error-descriptor", Self::BusError(Region::Descriptor)),
+        ("bus-error-weights", Self::BusError(Region::Weights)),
+        ("bus-error-panel", Self::BusError(Region::Panel)),
+        ("bus-error-sums", Self::BusError(Region::Sums)),
+        ("flipped-descriptor", Self::FlippedInput(Region::Descriptor)),
+        ("flipped-weights", Self::FlippedInput(Region::Weights)),
+        ("flipped-panel", Self::FlippedInput(Region::Panel)),
+        ("flipped-sum", Self::FlippedSum),
+        ("wrong-checksum", Self::WrongChecksum),
+        ("stale-job", Self::StaleJob),
+        ("internal-error", Self::Error(ErrorCode::Internal(0x5a))),
+    ];
+
+    /// The fault called `name`.
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::NAMED.iter().find(|(known, _)| *known == name).map(|(_, fault)| *fault)
+    }
+
+    /// What a read of `register` gives instead of `value`; `strikes` when the job at hand is to
+    /// meet the fault. Those of identification are there all the time.
+    #[inline(never)]
+    pub(super) fn distort(self, strikes: bool, register: Register, value: u32) -> u32 {
+        match (self, register) {
+            (Self::AnotherDevice, Register::Id) => !value,
+            (Self::AnotherVersion, Register::Version) => value.wrapping_add(0x1_0000),
+            (Self::NoCapability, Register::MaxTokens) => 0,
+            _ if !strikes => value,
+            (Self::Vanished, _) => u32::MAX,
+            (Self::WrongChecksum, Register::SumsChecksum) => !value,
+            (Self::StaleJob, Register::Job) => value.wrapping_sub(1),
+            (Self::Error(error), Register::Status) => {
+                Status { state: State::Error, error }.to_bits()
+            }
+            _ => value,
+        }
+    }
+
+    /// Whether a device that is struck stands still, with this in its control register.
+    pub(super) fn halts(self, control: u32) -> bool {
+        match self {
+            Self::Deaf | Self::Vanished => true,
+            Self::BusyForEver => control & CONTROL_RESET == 0,
+            _ => false,
+        }
+    }
+}
+
 /// The software model with a fault that strikes some of its jobs.
 #[derive(Debug, Clone)]
 pub struct Faulty {
@@ -71,9 +128,9 @@ impl Faulty {
         self.jobs
     }
 
-    /// The fault that strikes the job at hand.
-    fn striking(&self) -> Option<Injected> {
-        self.strikes.contains(&self.jobs).then_some(self.fault)
+    /// Whether the fault strikes the job at hand.
+    fn is_struck(&self) -> bool {
+        self.strikes.contains(&self.jobs)
     }
 }
 
@@ -84,27 +141,13 @@ impl Bus for Faulty {
 
     fn read(&mut self, register: Register) -> u32 {
         let value = self.model.read(register);
-        match (self.fault, register) {
-            (Injected::AnotherDevice, Register::Id) => return !value,
-            (Injected::AnotherVersion, Register::Version) => return value + 0x1_0000,
-            (Injected::NoCapability, Register::MaxTokens) => return 0,
-            _ => {}
-        }
-        match (self.striking(), register) {
-            (Some(Injected::Vanished), _) => u32::MAX,
-            (Some(Injected::WrongChecksum), Register::SumsChecksum) => !value,
-            (Some(Injected::StaleJob), Register::Job) => value.wrapping_sub(1),
-            (Some(Injected::Error(error)), Register::Status) => {
-                Status { state: State::Error, error }.to_bits()
-            }
-            _ => value,
-        }
+        self.fault.distort(self.is_struck(), register, value)
     }
 
     fn write(&mut self, register: Register, value: u32) {
         if register == Register::Doorbell {
             self.jobs = self.jobs.saturating_add(1);
-            if self.striking() == Some(Injected::LostDoorbell) {
+            if self.is_struck() && self.fault == Injected::LostDoorbell {
                 return;
             }
         }
@@ -124,12 +167,10 @@ impl Bus for Faulty {
     }
 
     fn pause(&mut self, lent: &Lent<'_>) {
-        let fault = self.striking();
-        let is_reset = self.model.read(Register::Control) & CONTROL_RESET != 0;
-        match fault {
-            Some(Injected::Deaf | Injected::Vanished) => {}
-            Some(Injected::BusyForEver) if !is_reset => {}
-            _ => self.model.step(&mut FaultyMemory { memory: LentMemory(lent), fault }),
+        let fault = self.is_struck().then_some(self.fault);
+        let control = self.model.read(Register::Control);
+        if !fault.is_some_and(|fault| fault.halts(control)) {
+            self.model.step(&mut FaultyMemory { memory: LentMemory(lent), fault });
         }
     }
 
@@ -138,18 +179,24 @@ impl Bus for Faulty {
     }
 }
 
-/// Memory that the fault reaches into.
-struct FaultyMemory<'a, 'm> {
-    memory: LentMemory<'a, 'm>,
-    fault: Option<Injected>,
+/// Memory of which it is known what a job uses it for.
+pub(super) trait Regions: Memory {
+    /// The region at `address`, how far in, and the region's bytes.
+    fn find(&self, address: u64) -> Option<(Region, usize, usize)>;
 }
 
-impl FaultyMemory<'_, '_> {
+/// Memory that the fault reaches into.
+pub(super) struct FaultyMemory<M> {
+    pub(super) memory: M,
+    pub(super) fault: Option<Injected>,
+}
+
+impl<M: Regions> FaultyMemory<M> {
     /// A bus error if the access reaches into the second half of the region that is to have one.
     fn strike(&self, address: u64, length: usize) -> Result<(), BusError> {
         match (self.fault, self.memory.find(address)) {
-            (Some(Injected::BusError(struck)), Some((region, offset)))
-                if struck == region && 2 * (offset + length) > self.memory.0.bytes(region) =>
+            (Some(Injected::BusError(struck)), Some((region, offset, bytes)))
+                if struck == region && 2 * (offset + length) > bytes =>
             {
                 Err(BusError { address })
             }
@@ -158,11 +205,11 @@ impl FaultyMemory<'_, '_> {
     }
 }
 
-impl Memory for FaultyMemory<'_, '_> {
+impl<M: Regions> Memory for FaultyMemory<M> {
     fn read(&mut self, address: u64, bytes: &mut [u8]) -> Result<(), BusError> {
         self.strike(address, bytes.len())?;
         self.memory.read(address, bytes)?;
-        if let (Some(Injected::FlippedInput(struck)), Some((region, 0)), Some(first)) =
+        if let (Some(Injected::FlippedInput(struck)), Some((region, 0, _)), Some(first)) =
             (self.fault, self.memory.find(address), bytes.first_mut())
             && struck == region
         {
@@ -173,7 +220,7 @@ impl Memory for FaultyMemory<'_, '_> {
 
     fn write(&mut self, address: u64, word: u32) -> Result<(), BusError> {
         self.strike(address, size_of_val(&word))?;
-        let is_first = matches!(self.memory.find(address), Some((Region::Sums, 0)));
+        let is_first = matches!(self.memory.find(address), Some((Region::Sums, 0, _)));
         let is_struck = is_first && self.fault == Some(Injected::FlippedSum);
         self.memory.write(address, word ^ u32::from(is_struck))
     }

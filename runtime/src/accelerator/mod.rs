@@ -19,6 +19,7 @@ mod registers;
 mod self_test;
 #[cfg(test)]
 mod tests;
+mod window;
 
 pub use dispatch::{Dispatcher, Policy, Ran, Report};
 pub use driver::{AlignedDescriptor, Bus, Driver, Lent, Limits};
@@ -31,6 +32,7 @@ pub use registers::{
     WINDOW_BYTES,
 };
 pub use self_test::{Drill, Mismatch, SelfTest, SelfTestError, drill, self_test};
+pub use window::{Window, Windowed};
 
 /// Most rows (outputs) of a job.
 pub const MAX_ROWS: usize = 16_384;

@@ -4,6 +4,7 @@
 use crc32fast::Hasher;
 
 use super::driver::{Bus, Lent};
+use super::faults::Regions;
 use super::registers::{
     CONTROL_ENABLE, CONTROL_RESET, DescriptorError, LAYOUT_R4K16, State, joined,
 };
@@ -91,7 +92,8 @@ impl Device {
         }
     }
 
-    /// A read of a register.
+    /// A read of a register. Not inlined, for the flash of boards.
+    #[inline(never)]
     pub fn read(&self, register: Register) -> u32 {
         match register {
             Register::Id => ID,
@@ -123,6 +125,7 @@ impl Device {
     }
 
     /// A write to a register; the read-only ones ignore it.
+    #[inline(never)]
     pub fn write(&mut self, register: Register, value: u32) {
         match register {
             Register::Control if value & CONTROL_RESET != 0 => self.control |= CONTROL_RESET,
@@ -381,16 +384,23 @@ impl LentMemory<'_, '_> {
     }
 
     /// The region at `address`, and how far in.
-    pub(super) fn find(&self, address: u64) -> Option<(Region, usize)> {
+    fn place(&self, address: u64) -> Option<(Region, usize)> {
         let region = Region::ALL.into_iter().find(|&r| r as u64 + 1 == address >> 32)?;
         let offset = usize::try_from(address.checked_sub(self.base(region))?).ok()?;
         (offset < self.0.bytes(region)).then_some((region, offset))
     }
 }
 
+impl Regions for LentMemory<'_, '_> {
+    fn find(&self, address: u64) -> Option<(Region, usize, usize)> {
+        let (region, offset) = self.place(address)?;
+        Some((region, offset, self.0.bytes(region)))
+    }
+}
+
 impl Memory for LentMemory<'_, '_> {
     fn read(&mut self, address: u64, bytes: &mut [u8]) -> Result<(), BusError> {
-        let found = self.find(address).and_then(|(region, offset)| {
+        let found = self.place(address).and_then(|(region, offset)| {
             let all: &[u8] = match region {
                 Region::Descriptor => &self.0.descriptor.0,
                 Region::Weights => bytemuck::must_cast_slice(self.0.weights),
@@ -407,7 +417,7 @@ impl Memory for LentMemory<'_, '_> {
     }
 
     fn write(&mut self, address: u64, word: u32) -> Result<(), BusError> {
-        let cell = match self.find(address) {
+        let cell = match self.place(address) {
             Some((Region::Sums, offset)) if offset.is_multiple_of(4) => self.0.sums.get(offset / 4),
             _ => None,
         };

@@ -267,6 +267,7 @@ fn every_injected_fault_is_named_and_the_cpu_gives_the_exact_sums() {
         let expected = Report {
             on_cpu: 1,
             faults: 1,
+            by_kind: core::array::from_fn(|kind| u32::from(kind == fault.kind())),
             last_fault: Some(fault),
             switched_off: fault.severity() == Severity::Lasting,
             ..Report::default()

@@ -32,13 +32,13 @@ impl Attention<'_> {
         let (qkv, stride) = (self.keys_values, 2 * hidden);
         let factor = 1.0 / math::sqrt(size as f32);
         let end = first + count;
-        for (t, queries) in self.queries.chunks_exact_mut(hidden).enumerate() {
+        for (t, queries) in self.queries.chunks_exact_mut(hidden.max(1)).enumerate() {
             let start = (self.tile + t) * TILE_TOKENS;
             if start >= end || start + TILE_TOKENS <= first {
                 continue;
             }
             let lanes = (first.max(start) - start, end.min(start + TILE_TOKENS) - start);
-            for (head, query) in queries.chunks_exact_mut(size).take(heads).enumerate() {
+            for (head, query) in queries.chunks_exact_mut(size.max(1)).take(heads).enumerate() {
                 let key = head * size;
                 let value = hidden + key;
                 let job = Attend { query, qkv, stride, key, value, first, count, factor, lanes };

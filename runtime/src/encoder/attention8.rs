@@ -83,7 +83,7 @@ impl Attention8<'_> {
         let from = self.tile.saturating_sub(text);
         let queries = self.queries.get_mut((text + from - self.tile) * hidden..);
         let queries = queries.ok_or(too_small)?;
-        let to = (positions / TILE_TOKENS).min(from + queries.len() / hidden);
+        let to = (positions / TILE_TOKENS).min(from + queries.len() / hidden.max(1));
         for head in 0..heads {
             let key = head * size;
             let span = Span {
@@ -105,7 +105,8 @@ impl Attention8<'_> {
                     Block { backend, plan, lead, count, tokens: (lead + count - start).min(most) };
                 block.score(rest, hidden, &mut buffers);
                 block.mix(&mut buffers);
-                let slots = rest.chunks_mut(hidden).zip(buffers.context.chunks_exact(size));
+                let context = buffers.context.chunks_exact(size.max(1));
+                let slots = rest.chunks_mut(hidden.max(1)).zip(context);
                 for (t, (slot, context)) in slots.take(block.tiles()).enumerate() {
                     let start = start + t * TILE_TOKENS;
                     let end = (lead + count).saturating_sub(start).min(TILE_TOKENS);
@@ -148,7 +149,7 @@ impl Block<'_> {
         let inputs = Indices::Range { first: 0, count: size };
         let mut scales = [TileScales::EMPTY; BLOCK_TILES];
         let panels = buffers.panels.chunks_exact_mut(self.backend.panel_bytes(capacity).max(1));
-        let tiles = queries.chunks(stride).zip(panels).zip(&mut scales).take(self.tiles());
+        let tiles = queries.chunks(stride.max(1)).zip(panels).zip(&mut scales).take(self.tiles());
         for (tile, ((x, panel), s)) in tiles.enumerate() {
             let x = x.get(..size).unwrap_or_default();
             let live = self.live(tile);
@@ -170,7 +171,7 @@ impl Block<'_> {
         let factor = core::f32::consts::LOG2_E / math::sqrt(size as f32);
         let mut scales = [TileScales::EMPTY; BLOCK_TILES];
         let panels = buffers.panels.chunks_exact_mut(self.backend.panel_bytes(positions).max(1));
-        let tiles = buffers.scores.chunks_exact(positions).zip(panels).zip(&mut scales);
+        let tiles = buffers.scores.chunks_exact(positions.max(1)).zip(panels).zip(&mut scales);
         for (tile, ((columns, panel), s)) in tiles.take(self.tiles()).enumerate() {
             let (first, count, live) = (self.lead, self.count, self.live(tile));
             let scores = Scores { columns, first, count, factor, live };

@@ -5,7 +5,7 @@
 //! that each has for itself.
 
 use crate::error::{Error, Result};
-use crate::format::{self, Arch, DataType, MatrixKind};
+use crate::format::{self, Arch, MatrixKind};
 use crate::kernels::scalar::live;
 use crate::kernels::{Activation, Backend, Column, Norm, TILE_TOKENS};
 use crate::plan::{BLOCK_TILES, Plan};
@@ -14,6 +14,7 @@ use crate::view::Layer;
 use super::attention::Attention;
 use super::attention8::Attention8;
 use super::linear::{Input, linear};
+use super::offload::Offload;
 use super::parts::each;
 
 /// A layer with what it needs to run.
@@ -42,35 +43,36 @@ impl Run<'_> {
         states: &[Column],
         queries: &mut [Column],
         work: &mut [Column],
+        offload: Option<&mut Offload<'_>>,
     ) -> Result<()> {
         let (hidden, part) = (self.hidden(), self.part_tiles());
         let matrix = self.layer.matrix(MatrixKind::Qkv);
         let states = states.get(..self.tiles() * hidden).ok_or(self.too_small())?;
         let (keys_values, scratch) = self.split(work)?;
         let parts = states
-            .chunks(part * hidden)
-            .zip(queries.chunks_mut(part * hidden))
-            .zip(keys_values.chunks_mut(part * 2 * hidden))
+            .chunks(columns(part, hidden))
+            .zip(queries.chunks_mut(columns(part, hidden)))
+            .zip(keys_values.chunks_mut(columns(part, 2 * hidden)))
             .zip(scratch.chunks_mut(self.plan.attention.max(1)))
             .enumerate();
-        each(parts, &|(number, (((x, queries), keys_values), scratch))| {
+        each(parts, offload, &|(number, (((x, queries), keys_values), scratch)), mut offload| {
             let (mut scratch, rest) = self.plan.cut(scratch).ok_or(self.too_small())?;
             let blocks = x
-                .chunks(BLOCK_TILES * hidden)
-                .zip(queries.chunks_mut(BLOCK_TILES * hidden))
-                .zip(keys_values.chunks_mut(BLOCK_TILES * 2 * hidden));
+                .chunks(columns(BLOCK_TILES, hidden))
+                .zip(queries.chunks_mut(columns(BLOCK_TILES, hidden)))
+                .zip(keys_values.chunks_mut(columns(BLOCK_TILES, 2 * hidden)));
             for (block, ((x, queries), keys_values)) in blocks.enumerate() {
                 let tokens = self.block_tokens(number * part + block * BLOCK_TILES);
                 let qkv = rest.get_mut(..3 * x.len()).ok_or(self.too_small())?;
                 let input = Input { columns: x, stride: hidden, tokens };
-                linear(self.backend, matrix, &mut scratch, input, None, qkv)?;
+                let offload = offload.as_deref_mut();
+                linear(self.backend, matrix, &mut scratch, input, None, qkv, offload)?;
                 // All threads will read K and V, and none but this one Q.
-                let tiles = queries.chunks_exact_mut(hidden);
-                let tiles = tiles.zip(keys_values.chunks_exact_mut(2 * hidden));
-                for (qkv, (q, kv)) in qkv.chunks_exact(3 * hidden).zip(tiles) {
-                    let (from_q, from_kv) = qkv.split_at(hidden);
-                    q.copy_from_slice(from_q);
-                    kv.copy_from_slice(from_kv);
+                let tiles = queries.chunks_exact_mut(columns(1, hidden));
+                let tiles = tiles.zip(keys_values.chunks_exact_mut(columns(2, hidden)));
+                for (qkv, (q, kv)) in qkv.chunks_exact(columns(3, hidden)).zip(tiles) {
+                    let to = q.iter_mut().chain(kv);
+                    to.zip(qkv).for_each(|(to, from)| *to = *from);
                 }
             }
             Ok(())
@@ -84,11 +86,12 @@ impl Run<'_> {
         states: &mut [Column],
         queries: &mut [Column],
         work: &mut [Column],
+        offload: Option<&mut Offload<'_>>,
     ) -> Result<()> {
         let (hidden, part) = (self.hidden(), self.part_tiles());
         let heads = self.arch.heads as usize;
-        let shape = Heads { hidden, heads, size: hidden / heads };
-        let in_i8 = self.layer.matrix(MatrixKind::Qkv).weights() == DataType::I8;
+        let shape = Heads { hidden, heads, size: hidden / heads.max(1) };
+        let in_i8 = self.layer.matrix(MatrixKind::Qkv).weights().is_integer();
         let matrix = self.layer.matrix(MatrixKind::AttentionOutput);
         let norm = self.norm(self.layer.attention_gamma, self.layer.attention_beta);
         let states = states.get_mut(..self.tiles() * hidden).ok_or(self.too_small())?;
@@ -96,14 +99,14 @@ impl Run<'_> {
         let (keys_values, scratch) = self.split(work)?;
         let keys_values = &*keys_values;
         let parts = states
-            .chunks_mut(part * hidden)
-            .zip(queries.chunks_mut(part * hidden))
+            .chunks_mut(columns(part, hidden))
+            .zip(queries.chunks_mut(columns(part, hidden)))
             .zip(scratch.chunks_mut(self.plan.attention.max(1)))
             .enumerate();
-        each(parts, &|(number, ((x, queries), scratch))| {
+        each(parts, offload, &|(number, ((x, queries), scratch)), mut offload| {
             let (mut scratch, rest) = self.plan.cut(scratch).ok_or(self.too_small())?;
             let tile = number * part;
-            let end = (tile + queries.len() / hidden) * TILE_TOKENS;
+            let end = (tile + queries.len() / hidden.max(1)) * TILE_TOKENS;
             let mut first = 0;
             for text in texts {
                 let (queries, work) = (&mut *queries, &mut *rest);
@@ -120,13 +123,14 @@ impl Run<'_> {
                     attention.run(self.backend, tokens)?;
                 }
             }
-            let blocks =
-                x.chunks_mut(BLOCK_TILES * hidden).zip(queries.chunks(BLOCK_TILES * hidden));
+            let block = columns(BLOCK_TILES, hidden);
+            let blocks = x.chunks_mut(block).zip(queries.chunks(block));
             for (block, (x, context)) in blocks.enumerate() {
                 let tokens = self.block_tokens(tile + block * BLOCK_TILES);
                 let out = rest.get_mut(..x.len()).ok_or(self.too_small())?;
                 let input = Input { columns: context, stride: hidden, tokens };
-                linear(self.backend, matrix, &mut scratch, input, None, out)?;
+                let offload = offload.as_deref_mut();
+                linear(self.backend, matrix, &mut scratch, input, None, out, offload)?;
                 self.add_and_norm(x, out, &norm, tokens);
             }
             Ok(())
@@ -134,13 +138,18 @@ impl Run<'_> {
     }
 
     /// Third phase: the feed-forward part, residual and LayerNorm.
-    pub(super) fn feed_forward(&self, states: &mut [Column], work: &mut [Column]) -> Result<()> {
+    pub(super) fn feed_forward(
+        &self,
+        states: &mut [Column],
+        work: &mut [Column],
+        offload: Option<&mut Offload<'_>>,
+    ) -> Result<()> {
         let (hidden, part) = (self.hidden(), self.part_tiles());
         let inner = self.arch.intermediate_size as usize;
         let into = self.layer.matrix(MatrixKind::FeedForwardIn);
         let out_of = self.layer.matrix(MatrixKind::FeedForwardOut);
         let activation = Some(match self.arch.activation {
-            format::ACTIVATION_GELU if out_of.weights() == DataType::I8 => Activation::GeluNear,
+            format::ACTIVATION_GELU if out_of.weights().is_integer() => Activation::GeluNear,
             format::ACTIVATION_GELU => Activation::Gelu,
             format::ACTIVATION_GELU_TANH => Activation::GeluTanh,
             _ => Activation::Relu,
@@ -148,20 +157,22 @@ impl Run<'_> {
         let norm = self.norm(self.layer.ffn_gamma, self.layer.ffn_beta);
         let states = states.get_mut(..self.tiles() * hidden).ok_or(self.too_small())?;
         let parts = states
-            .chunks_mut(part * hidden)
+            .chunks_mut(columns(part, hidden))
             .zip(work.chunks_mut(self.plan.feed_forward.max(1)))
             .enumerate();
-        each(parts, &|(number, (x, scratch))| {
+        each(parts, offload, &|(number, (x, scratch)), mut offload| {
             let (mut scratch, rest) = self.plan.cut(scratch).ok_or(self.too_small())?;
-            for (block, x) in x.chunks_mut(BLOCK_TILES * hidden).enumerate() {
+            for (block, x) in x.chunks_mut(columns(BLOCK_TILES, hidden)).enumerate() {
                 let tokens = self.block_tokens(number * part + block * BLOCK_TILES);
-                let up = x.len() / hidden * inner;
+                let up = x.len() / hidden.max(1) * inner;
                 let (up, rest) = rest.split_at_mut_checked(up).ok_or(self.too_small())?;
                 let out = rest.get_mut(..x.len()).ok_or(self.too_small())?;
                 let input = Input { columns: x, stride: hidden, tokens };
-                linear(self.backend, into, &mut scratch, input, activation, up)?;
+                let to_device = offload.as_deref_mut();
+                linear(self.backend, into, &mut scratch, input, activation, up, to_device)?;
                 let input = Input { columns: up, stride: inner, tokens };
-                linear(self.backend, out_of, &mut scratch, input, None, out)?;
+                let to_device = offload.as_deref_mut();
+                linear(self.backend, out_of, &mut scratch, input, None, out, to_device)?;
                 self.add_and_norm(x, out, &norm, tokens);
             }
             Ok(())
@@ -204,9 +215,16 @@ impl Run<'_> {
 
     /// `x = LayerNorm(x + sublayer)` for every tile.
     fn add_and_norm(&self, x: &mut [Column], sublayer: &[Column], norm: &Norm<'_>, tokens: usize) {
-        let tiles = x.chunks_exact_mut(self.hidden()).zip(sublayer.chunks_exact(self.hidden()));
+        let tile = columns(1, self.hidden());
+        let tiles = x.chunks_exact_mut(tile).zip(sublayer.chunks_exact(tile));
         for (tile, (x, s)) in tiles.enumerate() {
             self.backend.norm(x, s, norm, live(tokens, tile));
         }
     }
+}
+
+/// Columns of `tiles` tiles of `width` features, neither of which is 0. The maximum changes nothing
+/// but tells the compiler so: what divides by it needs no panic.
+fn columns(tiles: usize, width: usize) -> usize {
+    (tiles * width).max(1)
 }

@@ -5,18 +5,22 @@ use crate::format::DataType;
 use crate::kernels::scalar::activate;
 use crate::kernels::{
     Activation, Backend, Column, FloatBlock, GroupFloat, GroupI8, Output, Pack, Panels,
-    TILE_TOKENS, TileScales,
+    TILE_TOKENS, TileScales, int4,
 };
 use crate::plan::BLOCK_TILES;
 use crate::view::{Block, Group, Indices, Matrix};
+
+use super::offload::{Inputs, Offload};
 
 /// Buffers of a linear layer, from the arena; see [`crate::plan::Plan`] for their sizes.
 #[derive(Debug)]
 pub struct Scratch<'a> {
     /// `[BLOCK_TILES]` panels for `capacity` inputs.
     pub panels: &'a mut [u8],
-    /// Inputs of the deepest int8 group, a multiple of 16.
+    /// Inputs of the deepest int8 or int4 group, a multiple of 16.
     pub capacity: usize,
+    /// Weights `[int4::ROWS][deepest int4 group]`: rows of an int4 group as int8.
+    pub unpacked: &'a mut [i8],
     /// Columns `[BLOCK_TILES][deepest float group]`.
     pub columns: &'a mut [Column],
 }
@@ -33,7 +37,7 @@ pub struct Input<'a> {
 }
 
 impl<'a> Input<'a> {
-    fn tiles(self, width: usize) -> impl Iterator<Item = (&'a [Column], usize)> {
+    pub(super) fn tiles(self, width: usize) -> impl Iterator<Item = (&'a [Column], usize)> {
         let tokens = self.tokens;
         let tiles = self.columns.chunks(self.stride.max(1)).enumerate();
         tiles.take(tokens.div_ceil(TILE_TOKENS)).filter_map(move |(t, tile)| {
@@ -42,7 +46,8 @@ impl<'a> Input<'a> {
     }
 }
 
-/// `out = activation(W input + b)`, tiles of `matrix.rows()` columns.
+/// `out = activation(W input + b)`, tiles of `matrix.rows()` columns; int8 groups by way of
+/// `offload`, if there is one.
 ///
 /// # Errors
 /// None for a matrix of an opened model.
@@ -53,23 +58,28 @@ pub fn linear(
     input: Input<'_>,
     activation: Option<Activation>,
     out: &mut [Column],
+    offload: Option<&mut Offload<'_>>,
 ) -> Result<()> {
     let mut out = Output { columns: out, features: matrix.rows(), tokens: input.tokens };
     match matrix.weights() {
-        DataType::I8 => linear_i8(backend, matrix, scratch, input, activation, &mut out),
+        DataType::I8 | DataType::I4 => {
+            linear_integer(backend, matrix, scratch, input, activation, &mut out, offload)
+        }
         DataType::F16 | DataType::F32 => {
             linear_float(backend, matrix, scratch, input, activation, &mut out)
         }
     }
 }
 
-fn linear_i8(
+/// As [`linear`], for int8 and int4 weights.
+fn linear_integer(
     backend: &dyn Backend,
     matrix: &Matrix<'_>,
     scratch: &mut Scratch<'_>,
     input: Input<'_>,
     activation: Option<Activation>,
     out: &mut Output<'_>,
+    mut offload: Option<&mut Offload<'_>>,
 ) -> Result<()> {
     let equalize = matrix.equalize();
     let capacity = scratch.capacity;
@@ -91,16 +101,30 @@ fn linear_i8(
     for group in matrix.groups() {
         let group = group?;
         let depth = group.depth();
-        let Block::I8(block) = group.block else { continue };
         if depth == 0 {
             fill_bias(&group, activation, out);
             continue;
         }
-        pack(scratch.panels, group.inputs, group.shared.len());
         let Group { outputs, bias, scale, sum, .. } = group;
-        let job = GroupI8 { block, depth, outputs, bias, scale, sum, activation };
+        let job = GroupI8 { block: &[], depth, outputs, bias, scale, sum, activation };
+        if let (Some(offload), Block::I8(block)) = (offload.as_deref_mut(), group.block) {
+            let (shared, own, width) = (group.shared, group.inputs, matrix.cols());
+            let inputs = Inputs { input, width, equalize, scales: &scales, shared, own };
+            if offload.run(backend, &GroupI8 { block, ..job }, &inputs, out) {
+                continue;
+            }
+        }
+        pack(scratch.panels, group.inputs, group.shared.len());
         let panels = Panels { bytes: scratch.panels, capacity };
-        backend.matmul_i8(&job, &panels, &scales, out);
+        match group.block {
+            Block::I8(block) => {
+                backend.matmul_i8(&GroupI8 { block, ..job }, &panels, &scales, out);
+            }
+            Block::I4(packed) => {
+                int4::matmul(backend, packed, &job, scratch.unpacked, &panels, &scales, out);
+            }
+            Block::F16(_) | Block::F32(_) => {}
+        }
     }
     Ok(())
 }
@@ -119,7 +143,7 @@ fn linear_float(
         let block = match group.block {
             Block::F32(block) => FloatBlock::F32(block),
             Block::F16(block) => FloatBlock::F16(block),
-            Block::I8(_) => continue,
+            Block::I8(_) | Block::I4(_) => continue,
         };
         if depth == 0 {
             fill_bias(&group, activation, out);

@@ -4,6 +4,7 @@ mod attention;
 mod attention8;
 mod layer;
 pub mod linear;
+mod offload;
 mod parts;
 
 use crate::error::{Error, Result};
@@ -15,6 +16,8 @@ use crate::plan::{Buffers, Plan};
 use crate::view::Model;
 
 use layer::Run;
+
+pub use offload::Offload;
 
 /// A model ready to run: its weights in place, its buffers in the arena.
 pub struct Encoder<'m, 'a> {
@@ -110,14 +113,39 @@ impl<'m, 'a> Encoder<'m, 'a> {
     /// # Errors
     /// As [`Encoder::embed`].
     pub fn embed_batch(&mut self, texts: &[&[u32]], out: &mut [f32]) -> Result<()> {
+        self.embed_with(texts, out, None)
+    }
+
+    /// As [`Encoder::embed_batch`], with the products of int8 groups by way of an accelerator. The
+    /// bits are the same, whatever the device does; [`Offload::report`] says what it did.
+    ///
+    /// There is one device: the parts of a call follow one another, on one thread.
+    ///
+    /// # Errors
+    /// As [`Encoder::embed`]; a fault of the device is none.
+    pub fn embed_offloaded(
+        &mut self,
+        texts: &[&[u32]],
+        out: &mut [f32],
+        offload: &mut Offload<'_>,
+    ) -> Result<()> {
+        self.embed_with(texts, out, Some(offload))
+    }
+
+    fn embed_with(
+        &mut self,
+        texts: &[&[u32]],
+        out: &mut [f32],
+        offload: Option<&mut Offload<'_>>,
+    ) -> Result<()> {
         let hidden = self.model.arch().hidden_size as usize;
         if out.len() != texts.len() * hidden {
             let needed = texts.len() * hidden;
             return Err(Error::OutputLength { needed, available: out.len() });
         }
-        self.forward(texts)?;
+        self.forward_with(texts, offload)?;
         let mut first = 0;
-        for (text, out) in texts.iter().zip(out.chunks_exact_mut(hidden)) {
+        for (text, out) in texts.iter().zip(out.chunks_exact_mut(hidden.max(1))) {
             self.pool(first, text.len(), out)?;
             first += text.len();
         }
@@ -129,6 +157,14 @@ impl<'m, 'a> Encoder<'m, 'a> {
     /// # Errors
     /// As [`Encoder::embed`].
     pub fn forward(&mut self, texts: &[&[u32]]) -> Result<()> {
+        self.forward_with(texts, None)
+    }
+
+    fn forward_with(
+        &mut self,
+        texts: &[&[u32]],
+        mut offload: Option<&mut Offload<'_>>,
+    ) -> Result<()> {
         self.tokens = 0;
         self.embed_tokens(texts)?;
         self.tokens = texts.iter().map(|text| text.len()).sum();
@@ -137,9 +173,9 @@ impl<'m, 'a> Encoder<'m, 'a> {
             let (arch, plan) = (self.model.arch(), &self.plan);
             let run = Run { backend: self.backend, layer, arch, plan, tokens: self.tokens };
             let Buffers { hidden, queries, work } = &mut self.buffers;
-            run.project(hidden, queries, work)?;
-            run.attend(texts, hidden, queries, work)?;
-            run.feed_forward(hidden, work)?;
+            run.project(hidden, queries, work, offload.as_deref_mut())?;
+            run.attend(texts, hidden, queries, work, offload.as_deref_mut())?;
+            run.feed_forward(hidden, work, offload.as_deref_mut())?;
         }
         Ok(())
     }
@@ -190,7 +226,7 @@ impl<'m, 'a> Encoder<'m, 'a> {
             }
         }
         let norm = Norm { gamma: tables.gamma, beta: tables.beta, epsilon: layer_norm_eps };
-        for (tile, x) in states.chunks_exact_mut(hidden).enumerate() {
+        for (tile, x) in states.chunks_exact_mut(hidden.max(1)).enumerate() {
             let live = live(tokens, tile);
             if live == 0 {
                 break;

@@ -15,6 +15,7 @@ pub mod aarch64;
 #[cfg(any(cortex_m_dsp, cortex_m_mve))]
 pub mod cortex_m;
 pub mod generic;
+pub mod int4;
 mod registry;
 pub mod scalar;
 #[cfg(test)]
@@ -310,6 +311,22 @@ pub trait Backend: Sync {
         scales: &[TileScales],
         out: &mut Output<'_>,
     );
+
+    /// What [`Backend::matmul_i8`] does after the products, for `products` that were worked out
+    /// elsewhere: i32 `[tokens][outputs rounded up to 4]`. The group's block is not read.
+    fn rescale(
+        &self,
+        group: &GroupI8<'_>,
+        products: &[i32],
+        scales: &[TileScales],
+        out: &mut Output<'_>,
+    ) {
+        scalar::rescale(group, products, scales, out);
+    }
+
+    /// Unpacks rows of an int4 block with `depth` columns, four by four, into layout `r4k16` of
+    /// int8. The multipliers are sound.
+    fn unpack_i4(&self, packed: &[u8], depth: usize, out: &mut [i8]);
 
     /// A group's outputs for `panels`, `[tiles][depth]`.
     fn matmul_float(&self, group: &GroupFloat<'_>, panels: &[Column], out: &mut Output<'_>);

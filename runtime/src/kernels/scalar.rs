@@ -5,7 +5,8 @@ use crate::math::{self, LANES};
 
 use super::{
     Activation, Attend, Backend, Column, FloatBlock, GroupFloat, GroupI8, Norm, Output, Pack,
-    Panels, Quantized, RowScale, Scores, Span, TILE_TOKENS, TileScales, row_scale, symmetric_scale,
+    Panels, Quantized, RowScale, Scores, Span, TILE_TOKENS, TileScales, int4, row_scale,
+    symmetric_scale,
 };
 
 /// Plain Rust; what every other backend is compared with.
@@ -83,12 +84,13 @@ impl Backend for Scalar {
 
     /// The panel is `[16 tokens][inputs]`, int8.
     fn pack(&self, job: &Pack<'_>, capacity: usize, panel: &mut [u8]) {
-        for (t, row) in panel.chunks_exact_mut(capacity.max(1)).enumerate().take(job.live) {
+        let tokens = job.scales.inverse.iter().zip(&job.scales.shift).enumerate();
+        let rows = panel.chunks_exact_mut(capacity.max(1)).zip(tokens).take(job.live);
+        for (row, (t, (inverse, shift))) in rows {
             let row = row.get_mut(job.at..).unwrap_or_default();
-            let (inverse, shift) = (job.scales.inverse[t], job.scales.shift[t]);
             for (q, i) in row.iter_mut().zip(job.inputs.iter()) {
                 if let (Some(column), Some(e)) = (job.x.get(i), job.equalize.get(i)) {
-                    *q = quantize(column[t] * e, inverse, shift) as u8;
+                    *q = quantize(column[t] * e, *inverse, *shift) as u8;
                 }
             }
         }
@@ -114,14 +116,18 @@ impl Backend for Scalar {
                 let quad = quad.get(..TILE_ROWS * stride).unwrap_or_default();
                 let Some(column) = columns.get_mut(output) else { continue };
                 let rows = panel.chunks_exact(panels.capacity.max(1)).take(live(tokens, tile));
-                for ((t, q), y) in rows.enumerate().zip(column) {
+                let tokens = scales.zero.iter().zip(&scales.scale).zip(column);
+                for (q, ((zero, step), y)) in rows.zip(tokens) {
                     let products = dot(quad, r % TILE_ROWS, q);
-                    let exact = products.wrapping_sub(scales.zero[t].wrapping_mul(*sum));
-                    let v = exact as f32 * (scales.scale[t] * scale) + bias;
+                    let v = scaled(products, *zero, *sum, *step * scale) + bias;
                     *y = activate(v, group.activation);
                 }
             }
         }
+    }
+
+    fn unpack_i4(&self, packed: &[u8], depth: usize, out: &mut [i8]) {
+        int4::unpack(packed, depth, out);
     }
 
     fn matmul_float(&self, group: &GroupFloat<'_>, panels: &[Column], out: &mut Output<'_>) {
@@ -191,7 +197,7 @@ impl Backend for Scalar {
         let mut scales = TileScales::EMPTY;
         scales.zero = [ZERO; TILE_TOKENS];
         let rows = panel.chunks_exact_mut(capacity.max(1)).take(scores.live);
-        for ((t, row), scale) in rows.enumerate().zip(&mut scales.scale) {
+        for ((row, scale), t) in rows.zip(&mut scales.scale).zip(0..TILE_TOKENS) {
             let inside = scores.first..scores.first + scores.count;
             let columns = scores.columns.get(inside.clone()).unwrap_or_default();
             let mut highest = f32::MIN;
@@ -219,7 +225,10 @@ impl Backend for Scalar {
             job.qkv.get(at).map_or(0.0, |c| c[token % TILE_TOKENS])
         };
         let scores = scores.get_mut(..job.count).unwrap_or_default();
-        for t in job.lanes.0..job.lanes.1.min(TILE_TOKENS) {
+        for t in 0..TILE_TOKENS {
+            if !(job.lanes.0..job.lanes.1).contains(&t) {
+                continue;
+            }
             for (score, token) in scores.iter_mut().zip(tokens.clone()) {
                 let mut s = 0.0;
                 for (d, q) in job.query.iter().enumerate() {
@@ -237,6 +246,44 @@ impl Backend for Scalar {
             }
         }
     }
+}
+
+/// See [`Backend::rescale`].
+pub(super) fn rescale(
+    group: &GroupI8<'_>,
+    products: &[i32],
+    scales: &[TileScales],
+    out: &mut Output<'_>,
+) {
+    let (features, tokens) = (out.features.max(1), out.tokens);
+    let stride = round_up(group.outputs.len(), TILE_ROWS).max(TILE_ROWS);
+    let tiles = products.chunks((TILE_TOKENS * stride).max(1)).zip(scales);
+    let tiles = tiles.zip(out.columns.chunks_exact_mut(features));
+    for (tile, ((products, scales), columns)) in tiles.enumerate() {
+        let values = group.bias.iter().zip(group.scale).zip(group.sum);
+        for ((r, output), ((bias, scale), sum)) in group.outputs.iter().enumerate().zip(values) {
+            let Some(column) = columns.get_mut(output) else { continue };
+            let rows = products.chunks_exact(stride).take(live(tokens, tile));
+            let tokens = scales.zero.iter().zip(&scales.scale).zip(column);
+            for (row, ((zero, step), y)) in rows.zip(tokens) {
+                let products = row.get(r).copied().unwrap_or_default();
+                let v = scaled(products, *zero, *sum, *step * scale) + bias;
+                *y = finish(v, group.activation);
+            }
+        }
+    }
+}
+
+/// [`activate`] once, for the flash of boards: what waits for a device may wait for a call.
+#[inline(never)]
+fn finish(v: f32, activation: Option<Activation>) -> f32 {
+    activate(v, activation)
+}
+
+/// Σ w × q without the zero point's part, as a float.
+#[inline(always)]
+fn scaled(products: i32, zero: i32, sum: i32, scale: f32) -> f32 {
+    products.wrapping_sub(zero.wrapping_mul(sum)) as f32 * scale
 }
 
 /// The q of 0 where q is an unsigned byte less 128.
@@ -291,7 +338,7 @@ fn matmul_float<W>(
         for ((r, output), bias) in group.outputs.iter().enumerate().zip(group.bias) {
             let quad = block.get(r / TILE_ROWS * TILE_ROWS * group.depth..).unwrap_or_default();
             let Some(column) = columns.get_mut(output) else { continue };
-            for (t, y) in column.iter_mut().enumerate().take(live) {
+            for (y, t) in column.iter_mut().zip(0..TILE_TOKENS).take(live) {
                 let weights = quad.chunks_exact(TILE_ROWS).filter_map(|w| w.get(r % TILE_ROWS));
                 let mut s = 0.0;
                 for (w, x) in weights.zip(panel) {

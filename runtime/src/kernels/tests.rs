@@ -12,6 +12,8 @@ use crate::view::Indices;
 use super::scalar::{Scalar, quantize_row};
 use super::*;
 
+mod int4;
+
 /// Floats as an encoder sees them, and some that it should not.
 fn value() -> impl Strategy<Value = f32> {
     prop_oneof![
@@ -174,6 +176,26 @@ impl Case {
     }
 
     fn int8(&self, backend: &dyn Backend, activation: Option<Activation>) -> Vec<Column> {
+        let block = self.block();
+        self.multiply(backend, activation, &self.sums(), |group, panels, scales, out| {
+            let Output { features, tokens, .. } = *out;
+            let mut of_sums = out.columns.to_vec();
+            backend.matmul_i8(&GroupI8 { block: &block, ..*group }, panels, scales, out);
+            // Sums that were worked out elsewhere must end as the backend's own.
+            let mut output = Output { columns: &mut of_sums, features, tokens };
+            backend.rescale(group, &self.products(scales), scales, &mut output);
+            assert_eq!(self.bits(&of_sums), self.bits(out.columns), "{}", backend.name());
+        })
+    }
+
+    /// Runs a group without weights of its own on the case's inputs.
+    fn multiply(
+        &self,
+        backend: &dyn Backend,
+        activation: Option<Activation>,
+        sum: &[i32],
+        run: impl FnOnce(&GroupI8<'_>, &Panels<'_>, &[TileScales], &mut Output<'_>),
+    ) -> Vec<Column> {
         let capacity = round_up(self.depth, 16) + 16;
         let bytes = backend.panel_bytes(capacity);
         let tiles = self.tokens.div_ceil(TILE_TOKENS);
@@ -194,18 +216,40 @@ impl Case {
         }
         let mut out = vec![[0.0; TILE_TOKENS]; tiles * self.rows];
         let group = GroupI8 {
-            block: &self.block(),
+            block: &[],
             depth: self.depth,
             outputs: self.outputs(),
             bias: &self.bias,
             scale: &self.scale,
-            sum: &self.sums(),
+            sum,
             activation,
         };
         let panels = Panels { bytes: &panels, capacity };
         let (columns, features, tokens) = (out.as_mut_slice(), self.rows, self.tokens);
-        backend.matmul_i8(&group, &panels, &scales, &mut Output { columns, features, tokens });
+        run(&group, &panels, &scales, &mut Output { columns, features, tokens });
         out
+    }
+
+    /// Sums of products by plain loops, `[tokens][outputs rounded up to 4]`.
+    fn products(&self, scales: &[TileScales]) -> Vec<i32> {
+        let outputs = self.outputs.len();
+        let order: Vec<usize> =
+            self.shared.iter().chain(&self.inputs).map(|i| usize::from(*i)).collect();
+        let mut products = Vec::new();
+        for token in 0..self.tokens {
+            let (tile, lane) = (token / TILE_TOKENS, token % TILE_TOKENS);
+            let (inverse, shift) = (scales[tile].inverse[lane], scales[tile].shift[lane]);
+            let q = order.iter().map(|i| {
+                let x = self.x[tile * self.cols + i][lane] * self.equalize[*i];
+                i32::from(super::scalar::quantize(x, inverse, shift))
+            });
+            let q: Vec<i32> = q.collect();
+            products.extend((0..round_up(outputs, TILE_ROWS)).map(|r| {
+                let products = q.iter().enumerate().take_while(|_| r < outputs);
+                products.map(|(c, q)| i32::from(self.weight(r, c)) * q).sum::<i32>()
+            }));
+        }
+        products
     }
 
     fn float(&self, backend: &dyn Backend, half: bool) -> Vec<Column> {

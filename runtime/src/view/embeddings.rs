@@ -3,7 +3,7 @@
 use half::f16;
 
 use crate::error::Result;
-use crate::format::{Arch, DataType, EmbeddingHeader};
+use crate::format::{Arch, DataType, EmbeddingHeader, Multiplier, RUN, table_row_i4};
 use crate::math;
 
 use super::bytes::Section;
@@ -17,6 +17,8 @@ pub enum Table<'a> {
     F16(&'a [f16]),
     /// int8 values and one scale per row.
     I8(&'a [i8], &'a [f32]),
+    /// int4 rows, each run a multiplier and its codes, and one scale per row.
+    I4(&'a [u8], &'a [f32]),
 }
 
 impl<'a> Table<'a> {
@@ -26,6 +28,7 @@ impl<'a> Table<'a> {
             Self::F32(_) => DataType::F32,
             Self::F16(_) => DataType::F16,
             Self::I8(..) => DataType::I8,
+            Self::I4(..) => DataType::I4,
         }
     }
 
@@ -48,6 +51,12 @@ impl<'a> Table<'a> {
                 }
                 _ => return false,
             },
+            Self::I4(data, scales) => {
+                let bytes = table_row_i4(hidden);
+                let row = data.get(index * bytes..).and_then(|rest| rest.get(..bytes));
+                let (Some(row), Some(scale)) = (row, scales.get(index)) else { return false };
+                read_row_i4(row, *scale, out);
+            }
         }
         true
     }
@@ -74,7 +83,26 @@ impl<'a> Table<'a> {
             Some(DataType::I8) => {
                 Ok(Self::I8(section.slice(offset, count)?, section.floats(scale_offset, rows)?))
             }
+            Some(DataType::I4) => {
+                let bytes = rows
+                    .checked_mul(table_row_i4(hidden))
+                    .ok_or_else(|| section.malformed("a table is too large"))?;
+                Ok(Self::I4(section.slice(offset, bytes)?, section.floats(scale_offset, rows)?))
+            }
             None => Err(section.malformed("unknown number type of a table")),
+        }
+    }
+}
+
+/// Writes an int4 row of `out.len()` numbers as f32.
+fn read_row_i4(row: &[u8], scale: f32, out: &mut [f32]) {
+    for (run, out) in row.chunks(1 + RUN / 2).zip(out.chunks_mut(RUN)) {
+        let Some((multiplier, codes)) = run.split_first() else { return };
+        let multiplier = Multiplier(*multiplier);
+        for (pair, byte) in out.chunks_mut(2).zip(codes) {
+            for (o, code) in pair.iter_mut().zip([byte & 15, byte >> 4]) {
+                *o = multiplier.value(code) as f32 * scale;
+            }
         }
     }
 }
@@ -117,7 +145,7 @@ impl<'a> Embeddings<'a> {
                 section,
                 head.position_type,
                 head.position,
-                0,
+                head.position_scale,
                 arch.max_tokens as usize,
                 hidden,
             )?,

@@ -5,10 +5,11 @@ use half::f16;
 use crate::error::Result;
 use crate::format::{
     Arch, DataType, GroupDesc, LayerHeader, MAX_DIM, MatrixDesc, MatrixKind, SHARED_UNIT,
-    TILE_DEPTH, TILE_ROWS, block_bytes, round_up,
+    TILE_ROWS, block_bytes, round_up,
 };
 
 use super::bytes::Section;
+use super::integers;
 
 /// One encoder layer.
 #[derive(Debug, Clone, Copy)]
@@ -88,7 +89,7 @@ impl<'a> Matrix<'a> {
         let weights = DataType::from_u32(desc.weights)
             .ok_or_else(|| section.malformed("unknown number type of a matrix"))?;
         let padded = desc.padded_rows as usize;
-        let only_int8 = |count| if weights == DataType::I8 { count } else { 0 };
+        let only_integers = |count| if weights.is_integer() { count } else { 0 };
         Ok(Self {
             section,
             desc,
@@ -96,9 +97,9 @@ impl<'a> Matrix<'a> {
             groups: section.slice(desc.groups, desc.group_count as usize)?,
             shared: section.slice(desc.shared, desc.shared_count as usize)?,
             bias: section.slice(desc.bias, padded)?,
-            scale: section.slice(desc.scale, only_int8(padded))?,
-            sum: section.slice(desc.sum, only_int8(padded))?,
-            equalize: section.slice(desc.equalize, only_int8(cols))?,
+            scale: section.slice(desc.scale, only_integers(padded))?,
+            sum: section.slice(desc.sum, only_integers(padded))?,
+            equalize: section.slice(desc.equalize, only_integers(cols))?,
         })
     }
 
@@ -144,15 +145,9 @@ impl<'a> Matrix<'a> {
                 Block::F16(values) if !values.iter().all(|v| v.is_finite()) => {
                     return malformed("a weight is not a finite number");
                 }
-                // Kernels add two products in 16 bits: -128 x -128 twice would overflow.
-                Block::I8(values) if values.contains(&i8::MIN) => {
-                    return malformed("an int8 weight is -128");
-                }
-                Block::I8(values) if !sums_match(values, &group) => {
-                    return malformed("the sum of a row's weights is wrong, or its padding not 0");
-                }
                 _ => {}
             }
+            integers::validate(&group).map_err(|what| self.section.malformed(what))?;
         }
         if outputs != self.rows() || padded != self.desc.padded_rows as usize {
             return malformed("the groups do not cover every output once");
@@ -189,7 +184,7 @@ impl<'a> Matrix<'a> {
     }
 
     /// Factors that the inputs are multiplied with before they are quantized, `[cols]`; empty
-    /// unless the weights are int8.
+    /// when the weights are floats.
     pub fn equalize(&self) -> &'a [f32] {
         self.equalize
     }
@@ -203,26 +198,6 @@ impl<'a> Matrix<'a> {
     pub fn groups(&self) -> Groups<'a> {
         Groups { matrix: *self, next: 0, base: 0 }
     }
-}
-
-/// Whether every row's sum is that of its weights and the weights of padding columns are 0:
-/// otherwise backends would differ, which use both in their own ways.
-fn sums_match(block: &[i8], group: &Group<'_>) -> bool {
-    const TILE_BYTES: usize = TILE_ROWS * TILE_DEPTH;
-    let depth = group.depth();
-    let quad_bytes = TILE_ROWS * round_up(depth, TILE_DEPTH);
-    (0..group.outputs.len()).zip(group.sum).all(|(r, want)| {
-        let quad = block.get(r / TILE_ROWS * quad_bytes..).unwrap_or_default();
-        let tiles = quad.get(..quad_bytes).unwrap_or_default().chunks_exact(TILE_BYTES);
-        let row = |tile: &[i8]| -> [i8; TILE_DEPTH] {
-            let at = r % TILE_ROWS * TILE_DEPTH;
-            tile.get(at..).and_then(|t| t.first_chunk().copied()).unwrap_or_default()
-        };
-        let padding = depth.next_multiple_of(TILE_DEPTH) - depth;
-        let last = tiles.clone().next_back().map_or([0; TILE_DEPTH], row);
-        let sum: i32 = tiles.map(|t| row(t).iter().map(|w| i32::from(*w)).sum::<i32>()).sum();
-        sum == *want && last.iter().rev().take(padding).all(|w| *w == 0)
-    })
 }
 
 fn ascending_below(indices: Indices<'_>, limit: usize) -> bool {
@@ -249,13 +224,32 @@ pub enum Indices<'a> {
     List(&'a [u16]),
 }
 
-impl Indices<'_> {
+impl<'a> Indices<'a> {
+    /// `count` of them from position `first` on, which must be there.
+    #[must_use]
+    #[inline(always)]
+    pub fn part(self, first: usize, count: usize) -> Self {
+        match self {
+            Self::Range { first: start, .. } => Self::Range { first: start + first, count },
+            Self::List(list) => Self::List(list.get(first..first + count).unwrap_or_default()),
+        }
+    }
+
     /// Number of indices.
     #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
         match self {
             Self::Range { count, .. } => *count,
             Self::List(list) => list.len(),
+        }
+    }
+
+    /// Index number `i`; `None` past the last.
+    #[inline(always)]
+    pub fn get(&self, i: usize) -> Option<usize> {
+        match self {
+            Self::Range { first, count } => (i < *count).then_some(first + i),
+            Self::List(list) => list.get(i).map(|index| usize::from(*index)),
         }
     }
 
@@ -302,9 +296,9 @@ pub struct Group<'a> {
     pub block: Block<'a>,
     /// Bias per output, padded to a multiple of 4.
     pub bias: &'a [f32],
-    /// Weight scale per output, padded likewise; empty unless int8.
+    /// Weight scale per output, padded likewise; empty for float weights.
     pub scale: &'a [f32],
-    /// Sum of the quantized weights per output, padded likewise; empty unless int8.
+    /// Sum of the quantized weights per output, padded likewise; empty for float weights.
     pub sum: &'a [i32],
 }
 
@@ -317,6 +311,9 @@ pub enum Block<'a> {
     F16(&'a [f16]),
     /// `[rows / 4][inputs / 16][4][16]`, from −127 to 127.
     I8(&'a [i8]),
+    /// `[rows / 4][inputs / 32]` runs: four multipliers and two tiles of codes; the last of four
+    /// rows may have one.
+    I4(&'a [u8]),
 }
 
 impl<'a> Group<'a> {
@@ -339,24 +336,24 @@ impl<'a> Group<'a> {
         }
         let outputs = desc.outputs as usize;
         let depth = shared.len() + desc.inputs as usize;
-        let count = block_bytes(matrix.weights, outputs, depth) / matrix.weights.bytes();
+        let bytes = block_bytes(matrix.weights, outputs, depth);
         let block = match matrix.weights {
-            DataType::F32 => Block::F32(section.slice(desc.block, count)?),
-            DataType::F16 => Block::F16(section.slice(desc.block, count)?),
-            DataType::I8 => Block::I8(section.slice(desc.block, count)?),
+            DataType::F32 => Block::F32(section.slice(desc.block, bytes / size_of::<f32>())?),
+            DataType::F16 => Block::F16(section.slice(desc.block, bytes / size_of::<f16>())?),
+            DataType::I8 => Block::I8(section.slice(desc.block, bytes)?),
+            DataType::I4 => Block::I4(section.slice(desc.block, bytes)?),
         };
         let rows = base..base + round_up(outputs, TILE_ROWS);
         let bounds = || section.malformed("the groups have more outputs than the matrix");
-        let int8 = |ok: bool| if ok { rows.clone() } else { 0..0 };
-        let is_int8 = matrix.weights == DataType::I8;
+        let integers = if matrix.weights.is_integer() { rows.clone() } else { 0..0 };
         Ok(Self {
             outputs: list(desc.output_list, desc.first_output, desc.outputs)?,
             shared,
             inputs: list(desc.input_list, desc.first_input, desc.inputs)?,
             block,
             bias: matrix.bias.get(rows.clone()).ok_or_else(bounds)?,
-            scale: matrix.scale.get(int8(is_int8)).ok_or_else(bounds)?,
-            sum: matrix.sum.get(int8(is_int8)).ok_or_else(bounds)?,
+            scale: matrix.scale.get(integers.clone()).ok_or_else(bounds)?,
+            sum: matrix.sum.get(integers).ok_or_else(bounds)?,
         })
     }
 

@@ -5,6 +5,7 @@
 
 mod bytes;
 mod embeddings;
+mod integers;
 mod matrix;
 
 pub use embeddings::{Embeddings, Table};

@@ -7,6 +7,7 @@ use core::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::FrameFault;
+use crate::accelerator::{Fault, Report};
 use crate::error::{Error, SectionName};
 
 /// What a host asks.
@@ -19,6 +20,10 @@ pub enum Request<'a> {
         max_tokens: u32,
         /// Name of a backend; empty = the board's default.
         backend: &'a str,
+        /// Where products of int8 groups are worked out: empty = by the backend; `model` = by the
+        /// accelerator's software model; or the name of a fault that this model then has
+        /// ([`crate::accelerator::Injected::NAMED`]).
+        accelerator: &'a str,
     },
     /// Answered by [`Response::Pong`].
     Ping {
@@ -51,8 +56,8 @@ pub enum Request<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum Crash {
-    /// A Rust panic.
-    Panic,
+    /// An undefined instruction. (The firmware holds no panic to fail by.)
+    Undefined,
     /// A read from an address where nothing is.
     BusFault,
     /// A recursion without end.
@@ -101,6 +106,8 @@ pub enum Response<'a> {
         tokenize_ticks: u64,
         /// Ticks from text to embedding: tokenizing and running.
         ticks: u64,
+        /// Bytes of stack in use at the deepest, from its top, the caller's included.
+        stack_bytes: u32,
     },
     /// To [`Request::Count`].
     Counted {
@@ -111,6 +118,38 @@ pub enum Response<'a> {
     Refused(Refusal<'a>),
     /// The firmware failed and has stopped.
     Fault(FaultReport<'a>),
+    /// Comes before [`Response::Done`] when [`Request::Hello`] named an accelerator.
+    Offloaded(Offloaded<'a>),
+}
+
+/// What an accelerator did since it was attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Offloaded<'a> {
+    /// Groups' products by the device.
+    pub on_device: u32,
+    /// By the CPU, for any reason.
+    pub on_cpu: u32,
+    /// Too small for the device.
+    pub too_small: u32,
+    /// That the device could not take.
+    pub refused: u32,
+    /// That failed on the device.
+    pub faults: u32,
+    /// The device is not in use any more.
+    pub switched_off: bool,
+    /// Kind of the last refusal or fault, one of [`crate::accelerator::Fault::KINDS`]; empty when
+    /// there was none.
+    pub last: &'a str,
+}
+
+impl From<&Report> for Offloaded<'static> {
+    fn from(report: &Report) -> Self {
+        let kind = report.last_fault.and_then(|fault| Fault::KINDS.get(fault.kind()));
+        let Report { on_device, on_cpu, too_small, refused, faults, switched_off, .. } = *report;
+        let last = kind.copied().unwrap_or_default();
+        Self { on_device, on_cpu, too_small, refused, faults, switched_off, last }
+    }
 }
 
 /// The board, the model and the memory between them.
@@ -183,6 +222,8 @@ pub enum Refusal<'a> {
         /// The offset that came.
         found: u32,
     },
+    /// No accelerator and no fault of its model has this name.
+    UnknownAccelerator,
 }
 
 /// An [`Error`] of the runtime on the line: a number, two figures and what it speaks of.

@@ -7,7 +7,9 @@ pub mod frame;
 pub mod message;
 
 pub use frame::{Frame, FrameFault, Receiver, encode};
-pub use message::{Crash, FaultKind, FaultReport, Info, Refusal, Request, Response, RuntimeError};
+pub use message::{
+    Crash, FaultKind, FaultReport, Info, Offloaded, Refusal, Request, Response, RuntimeError,
+};
 
 /// Version of the protocol, the first byte of every frame.
 pub const PROTOCOL: u8 = 1;

@@ -65,7 +65,8 @@ impl<'a, 'm> Case<'a, 'm> {
         let input = input(&mut cut, tiles * matrix.cols())?;
         let out = cut.take(tiles * matrix.rows())?;
         let (panels, columns) = (cut.take(plan.panels)?, cut.take(plan.columns)?);
-        let scratch = Scratch { panels, capacity: plan.capacity, columns };
+        let unpacked = cut.take(plan.unpacked)?;
+        let scratch = Scratch { panels, capacity: plan.capacity, columns, unpacked };
         Ok(Self { matrix, tokens, scratch, input, out })
     }
 
@@ -79,7 +80,7 @@ impl<'a, 'm> Case<'a, 'm> {
             let tokens = *tokens - block * BLOCK_TILES * TILE_TOKENS;
             let tokens = tokens.min(BLOCK_TILES * TILE_TOKENS);
             let input = Input { columns, stride, tokens };
-            linear(backend, matrix, scratch, input, None, out)?;
+            linear(backend, matrix, scratch, input, None, out, None)?;
         }
         Ok(())
     }

@@ -1,11 +1,11 @@
-//! The bare matmul cases: int8 groups whose inputs were quantized and packed before.
+//! The bare matmul cases: int8 and int4 groups whose inputs were quantized and packed before.
 
 use core::hint::black_box;
 
 use grouse_runtime::Error;
-use grouse_runtime::format::{DataType, MatrixKind, TILE_DEPTH, round_up};
+use grouse_runtime::format::{MatrixKind, TILE_DEPTH, round_up};
 use grouse_runtime::kernels::{
-    Backend, Column, GroupI8, Output, PANEL_BYTES, Pack, Panels, TILE_TOKENS, TileScales,
+    Backend, Column, GroupI8, Output, PANEL_BYTES, Pack, Panels, TILE_TOKENS, TileScales, int4,
     scalar::Scalar,
 };
 use grouse_runtime::plan::BLOCK_TILES;
@@ -18,7 +18,7 @@ use crate::{Failure, Request, linear, marks};
 /// Most tiles of a text, 512 tokens.
 const MOST_TILES: usize = 32;
 
-/// Counts the groups of every int8 matrix of the first layer, from packed inputs to float outputs
+/// Counts the groups of every int8 or int4 matrix of the first layer, from packed inputs to float outputs
 /// with scale and bias.
 pub(crate) fn count(
     request: &Request<'_>,
@@ -30,7 +30,7 @@ pub(crate) fn count(
     let layer = model.layer(0)?;
     for kind in MatrixKind::ALL {
         let matrix = layer.matrix(kind);
-        if matrix.weights() != DataType::I8 {
+        if !matrix.weights().is_integer() {
             continue;
         }
         let mut case = Case::new(matrix, tokens, memory)?;
@@ -62,6 +62,7 @@ struct Case<'a, 'm> {
     scales: [TileScales; MOST_TILES],
     /// Block by block of tiles, group by group, tile by tile.
     panels: &'a mut [u8],
+    unpacked: &'a mut [i8],
     out: &'a mut [Column],
 }
 
@@ -72,15 +73,19 @@ impl<'a, 'm> Case<'a, 'm> {
             let limit = MOST_TILES * TILE_TOKENS;
             return Err(Error::TooManyTokens { tokens, limit }.into());
         }
-        let mut inputs = 0;
+        let (mut inputs, mut deepest) = (0, 0);
         for group in matrix.groups() {
-            inputs += capacity(&group?);
+            let capacity = capacity(&group?);
+            inputs += capacity;
+            deepest = deepest.max(capacity);
         }
         let mut cut = Cut::new(memory);
         let input = linear::input(&mut cut, tiles * matrix.cols())?;
         let panels = cut.take(tiles * inputs * PANEL_BYTES)?;
         let out = cut.take(tiles * matrix.rows())?;
-        Ok(Self { matrix, tokens, input, scales: [TileScales::EMPTY; MOST_TILES], panels, out })
+        let unpacked = cut.take(int4::ROWS * deepest)?;
+        let scales = [TileScales::EMPTY; MOST_TILES];
+        Ok(Self { matrix, tokens, input, scales, panels, unpacked, out })
     }
 
     /// Quantizes and packs the inputs as `backend` wants them, and clears the outputs.
@@ -135,10 +140,21 @@ impl<'a, 'm> Case<'a, 'm> {
                 let length = tokens.div_ceil(TILE_TOKENS) * backend.panel_bytes(capacity);
                 (bytes, panels) = panels.split_at(length);
                 let Group { outputs, bias, scale, sum, .. } = group;
-                if let (Block::I8(block), true) = (group.block, depth > 0) {
-                    let activation = None;
-                    let job = GroupI8 { block, depth, outputs, bias, scale, sum, activation };
-                    backend.matmul_i8(&job, &Panels { bytes, capacity }, scales, &mut out);
+                if depth == 0 {
+                    continue;
+                }
+                let panels = Panels { bytes, capacity };
+                let job =
+                    GroupI8 { block: &[], depth, outputs, bias, scale, sum, activation: None };
+                match group.block {
+                    Block::I8(block) => {
+                        backend.matmul_i8(&GroupI8 { block, ..job }, &panels, scales, &mut out);
+                    }
+                    Block::I4(packed) => {
+                        let unpacked = &mut *self.unpacked;
+                        int4::matmul(backend, packed, &job, unpacked, &panels, scales, &mut out);
+                    }
+                    Block::F16(_) | Block::F32(_) => {}
                 }
             }
         }

@@ -53,6 +53,7 @@ fn faults_apart_do_not_switch_the_device_off() {
         on_device: 3,
         on_cpu: 3,
         faults: 3,
+        by_kind: Fault::KINDS.map(|kind| if kind == "time-out" { 3 } else { 0 }),
         last_fault: Some(Fault::TimeOut { polls: 5 }),
         ..Report::default()
     };

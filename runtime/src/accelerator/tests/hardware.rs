@@ -3,64 +3,29 @@
 
 #![allow(unsafe_code)] // It stands in for hardware; see the SAFETY comments.
 
-use std::cell::{Cell, UnsafeCell};
-use std::ptr::{NonNull, with_exposed_provenance, with_exposed_provenance_mut};
-use std::rc::Rc;
+use std::cell::Cell;
 
 use super::*;
-
-/// A register window in ordinary memory.
-#[repr(C, align(4096))]
-struct Window(UnsafeCell<[u32; WINDOW_BYTES / 4]>);
-
-impl Window {
-    fn base(&self) -> NonNull<u32> {
-        NonNull::new(self.0.get().cast()).expect("it is a place in memory")
-    }
-
-    fn get(&self, register: Register) -> u32 {
-        // SAFETY: the offset is inside the window, and the test has one thread.
-        unsafe { self.base().byte_add(register.offset() as usize).read_volatile() }
-    }
-
-    fn set(&self, register: Register, value: u32) {
-        // SAFETY: as above.
-        unsafe { self.base().byte_add(register.offset() as usize).write_volatile(value) }
-    }
-}
 
 /// What the platform did, for the test to see.
 #[derive(Default)]
 struct Trace {
     cleaned: Cell<usize>,
     discarded: Cell<usize>,
-    isolated: Cell<bool>,
 }
 
-/// The model's device behind a window: whenever time passes, it looks at what was written there.
-struct Board {
-    window: Rc<Window>,
-    device: Device,
-    trace: Rc<Trace>,
+/// The device behind a window, with a look at what the driver asks of the platform.
+struct Board<'w> {
+    device: Windowed<'w>,
+    trace: &'w Trace,
     /// Memory that is out of the device's reach from here on.
     limit: u64,
-    deaf: bool,
 }
 
-impl Board {
-    fn publish(&self) {
-        for (register, _) in Register::ALL {
-            self.window.set(register, self.device.read(register));
-        }
-    }
-}
-
-// SAFETY: the device is a part of this process and thread, so addresses and contents are the same;
-// a device that is cut off is not stepped any more.
-unsafe impl Platform for Board {
-    fn address(&mut self, start: *const u8, _length: usize) -> Option<u64> {
-        let address = start.expose_provenance() as u64;
-        (address < self.limit).then_some(address)
+// SAFETY: it only counts, and refuses addresses.
+unsafe impl Platform for Board<'_> {
+    fn address(&mut self, start: *const u8, length: usize) -> Option<u64> {
+        self.device.address(start, length).filter(|address| *address < self.limit)
     }
 
     fn clean(&mut self, _start: *const u8, length: usize) {
@@ -72,71 +37,29 @@ unsafe impl Platform for Board {
     }
 
     fn pause(&mut self) {
-        if self.deaf {
-            return;
-        }
-        for register in [
-            Register::Control,
-            Register::DescriptorLow,
-            Register::DescriptorHigh,
-            // The driver acknowledges a job before it starts the next one.
-            Register::Acknowledge,
-            Register::Doorbell,
-        ] {
-            let value = self.window.get(register);
-            if value != self.device.read(register) {
-                self.device.write(register, value);
-            }
-        }
-        self.device.step(&mut RealMemory);
-        self.publish();
+        self.device.pause();
     }
 
     fn isolate(&mut self) {
-        self.trace.isolated.set(true);
-        self.deaf = true;
+        self.device.isolate();
     }
 }
 
-/// The process's own memory, by address.
-struct RealMemory;
-
-impl Memory for RealMemory {
-    fn read(&mut self, address: u64, bytes: &mut [u8]) -> Result<(), BusError> {
-        let from = with_exposed_provenance::<u8>(address as usize);
-        // SAFETY: the driver exposed the memory that the descriptor names and lends it meanwhile.
-        unsafe { from.copy_to_nonoverlapping(bytes.as_mut_ptr(), bytes.len()) }
-        Ok(())
-    }
-
-    fn write(&mut self, address: u64, word: u32) -> Result<(), BusError> {
-        // SAFETY: as above; the sums are lent for writing and aligned.
-        unsafe { with_exposed_provenance_mut::<u32>(address as usize).write(word) }
-        Ok(())
-    }
-}
-
-fn board(limit: u64) -> (Board, Rc<Window>, Rc<Trace>) {
-    let window = Rc::new(Window(UnsafeCell::new([0; WINDOW_BYTES / 4])));
-    let trace = Rc::new(Trace::default());
+fn open<'w>(window: &'w Window, trace: &'w Trace, limit: u64) -> Driver<Mmio<Board<'w>>> {
     let capability = Capability { address_bits: 64, max_tokens: 3, ..Model::CAPABILITY };
-    let device = Device::new(capability);
-    let board = Board { window: window.clone(), device, trace: trace.clone(), limit, deaf: false };
-    board.publish();
-    (board, window, trace)
-}
-
-fn open(board: Board, window: &Window) -> Driver<Mmio<Board>> {
-    // SAFETY: the window outlives the driver in every test, no one else uses it while the driver
-    // does (the device looks at it only inside `pause`), and the device keeps to the protocol.
+    // SAFETY: the driver made here is the only one that writes to the window.
+    let device = unsafe { Windowed::new(window, capability, None, 0) };
+    let board = Board { device, trace, limit };
+    // SAFETY: the window outlives the driver, no one else uses it while the driver does (the device
+    // looks at it only inside `pause`), and the device keeps to the protocol.
     let bus = unsafe { Mmio::new(window.base(), board, "board") };
     Driver::open(bus, LIMITS).expect("the device answers")
 }
 
 #[test]
 fn jobs_through_real_registers_and_addresses_are_exact() {
-    let (board, window, trace) = board(u64::MAX);
-    let mut driver = open(board, &window);
+    let (window, trace) = (Window::filled(0), Trace::default());
+    let mut driver = open(&window, &trace, u64::MAX);
     assert_eq!(driver.name(), "board");
     let mut case = Case::ragged();
     for jobs in [2, 4] {
@@ -152,21 +75,21 @@ fn jobs_through_real_registers_and_addresses_are_exact() {
 
 #[test]
 fn a_dead_window_is_cut_off() {
-    let (board, window, trace) = board(u64::MAX);
-    let mut driver = open(board, &window);
+    let (window, trace) = (Window::filled(0), Trace::default());
+    let mut driver = open(&window, &trace, u64::MAX);
     let mut case = Case::ragged();
     case.run(|job, sums| driver.group_matmul(job, sums)).unwrap();
-    // The bitstream is gone in the middle of work: nobody changes the window any more.
-    driver.bus_mut().platform_mut().deaf = true;
+    // The bitstream is gone in the middle of work.
+    driver.bus_mut().platform_mut().device.inject(Injected::Deaf);
     let result = case.run(|job, sums| driver.group_matmul(job, sums));
     assert_eq!(result, Err(Fault::Stuck { polls: 64 }));
-    assert!(trace.isolated.get());
+    assert!(driver.bus_mut().platform_mut().device.is_isolated());
 }
 
 #[test]
 fn memory_out_of_reach_is_refused() {
-    let (board, window, _) = board(0);
-    let mut driver = open(board, &window);
+    let (window, trace) = (Window::filled(0), Trace::default());
+    let mut driver = open(&window, &trace, 0);
     let result = Case::ragged().run(|job, sums| driver.group_matmul(job, sums));
     assert_eq!(result, Err(Fault::Unreachable { region: Region::Weights }));
 }
@@ -174,9 +97,36 @@ fn memory_out_of_reach_is_refused() {
 #[test]
 fn no_device_in_the_window_is_a_fault() {
     for (word, found) in [(0, 0), (u32::MAX, u32::MAX)] {
-        let window = Window(UnsafeCell::new([word; WINDOW_BYTES / 4]));
+        let window = Window::filled(word);
         // SAFETY: no device runs, so nothing has to be cut off; the window outlives the bus.
         let bus = unsafe { Mmio::new(window.base(), Flat::new(|| {}), "nothing") };
         assert_eq!(Driver::open(bus, LIMITS).map(|_| ()), Err(Fault::NoDevice { found }));
+    }
+}
+
+/// The same fault by the model's own bus and through a window.
+#[test]
+fn every_fault_is_the_models() {
+    let capability = Capability { address_bits: 64, ..Model::CAPABILITY };
+    for (name, injected) in Injected::NAMED {
+        let mut case = Case::ragged();
+        let mut by_model = Driver::open(Faulty::new(Model::default(), injected), LIMITS);
+        let want = match &mut by_model {
+            Ok(driver) => case.run(|job, sums| driver.group_matmul(job, sums)),
+            Err(fault) => Err(*fault),
+        };
+        let window = Window::filled(0);
+        // SAFETY: the driver made here is the only one that writes to the window.
+        let device = unsafe { Windowed::new(&window, capability, Some(injected), 0) };
+        // SAFETY: as in `open`.
+        let bus = unsafe { Mmio::new(window.base(), device, "window") };
+        let mut by_window = Driver::open(bus, LIMITS);
+        let found = match &mut by_window {
+            Ok(driver) => case.run(|job, sums| driver.group_matmul(job, sums)),
+            Err(fault) => Err(*fault),
+        };
+        let kind = |result: Result<(), Fault>| result.err().map(|fault| fault.kind());
+        assert!(want.is_err(), "{name}");
+        assert_eq!(kind(found), kind(want), "{name}: {found:?}, {want:?}");
     }
 }

@@ -4,9 +4,9 @@ use core::arch::aarch64::*;
 use core::arch::asm;
 
 use crate::kernels::Column;
-use crate::kernels::generic::{Acc, Dot, Inputs, Isa, Operation, Simd, Sink, Steps, Weights};
+use crate::kernels::generic::{Dot, Inputs, Isa, Operation, Simd, Sink, Steps, Weights};
 
-use super::vectors::{op, quantized, token};
+use super::vectors::{Products, accumulate, op, quantized, token};
 
 token! {
     /// Proof that the processor has NEON and the int8 matrix instructions.
@@ -41,24 +41,21 @@ impl Dot for NeonI8mm {
         live: usize,
         sink: &mut impl Sink<int32x4_t>,
     ) {
-        if panels.tiles != 1 || weights.rows != 4 || !weights.fits(panels, Self::STEP) {
-            return;
-        }
-        let tiles = weights.quad_bytes() / 64;
-        if tiles == 0 {
-            return;
-        }
-        let (w, x) = (weights.block.as_ptr(), panels.bytes.as_ptr().cast());
-        if live <= 8 {
-            // SAFETY: `fits` says that the block has `tiles` times 64 bytes, and the panel `tiles`
-            // times four steps of 64 bytes; the token proves the instructions.
-            let sums = unsafe { eight_tokens(tiles, w, x) };
-            sink.put(Acc { row: 0, tile: 0, part: 0, sums });
-        } else {
-            // SAFETY: likewise.
-            let sums = unsafe { sixteen_tokens(tiles, w, x) };
-            sink.put(Acc { row: 0, tile: 0, part: 0, sums });
-        }
+        accumulate(self, weights, panels, live, sink);
+    }
+}
+
+impl Products for NeonI8mm {
+    #[inline(always)]
+    unsafe fn eight(self, tiles: usize, w: *const i8, x: *const i8) -> [[int32x4_t; 2]; 4] {
+        // SAFETY: as the caller promises; the token proves the instructions.
+        unsafe { eight_tokens(tiles, w, x) }
+    }
+
+    #[inline(always)]
+    unsafe fn sixteen(self, tiles: usize, w: *const i8, x: *const i8) -> [[int32x4_t; 4]; 4] {
+        // SAFETY: likewise.
+        unsafe { sixteen_tokens(tiles, w, x) }
     }
 }
 

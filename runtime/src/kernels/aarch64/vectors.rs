@@ -2,7 +2,8 @@
 
 use core::arch::aarch64::*;
 
-use crate::kernels::generic::Inputs;
+use crate::format::{TILE_DEPTH, TILE_I4, TILE_ROWS};
+use crate::kernels::generic::{Acc, Dot, Inputs, Sink, Steps, TILE, Weights};
 use crate::math;
 
 /// Intrinsics that work on registers.
@@ -126,6 +127,15 @@ macro_rules! token {
             fn mul_int(self, a: int32x4_t, b: int32x4_t) -> int32x4_t {
                 op!(vmulq_s32(a, b))
             }
+            #[inline(always)]
+            fn unpack_run<const T: usize>(
+                self,
+                multipliers: &[u8; $crate::format::TILE_ROWS],
+                codes: &[[u8; $crate::format::TILE_I4]; T],
+                out: &mut [[i8; $crate::kernels::generic::TILE]; T],
+            ) {
+                $crate::kernels::aarch64::vectors::unpack_run(multipliers, codes, out);
+            }
             // By element: one load for four numbers.
             #[inline(always)]
             fn mul_each(self, a: [float32x4_t; 4], by: &[f32; 4]) -> [float32x4_t; 4] {
@@ -154,6 +164,51 @@ macro_rules! token {
     };
 }
 pub(super) use token;
+
+/// Four rows times a tile of tokens in registers, for panels whose steps are 64 bytes.
+pub(super) trait Products: Dot<I = int32x4_t> {
+    /// The sums of products of `tiles` times four rows' sixteen weights at `w` with sixteen inputs
+    /// of sixteen tokens at `x`, for the first eight of the tokens, `[row][part]`.
+    ///
+    /// # Safety
+    /// `w` must have `tiles` times 64 readable bytes, `x` 256; `tiles` must not be 0.
+    unsafe fn eight(self, tiles: usize, w: *const i8, x: *const i8) -> [[int32x4_t; 2]; 4];
+
+    /// The same for all sixteen.
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn sixteen(self, tiles: usize, w: *const i8, x: *const i8) -> [[int32x4_t; 4]; 4];
+}
+
+/// [`Dot::accumulate`] by [`Products`].
+#[inline(always)]
+pub(super) fn accumulate<S: Products>(
+    s: S,
+    weights: &Weights<'_>,
+    panels: &Steps<'_>,
+    live: usize,
+    sink: &mut impl Sink<int32x4_t>,
+) {
+    if panels.tiles != 1 || weights.rows != 4 || !weights.fits(panels, S::STEP) {
+        return;
+    }
+    let tiles = weights.quad_bytes() / 64;
+    if tiles == 0 {
+        return;
+    }
+    let (w, x) = (weights.block.as_ptr(), panels.bytes.as_ptr().cast());
+    if live <= 8 {
+        // SAFETY: `fits` says that the block has `tiles` times 64 bytes, and the panel `tiles`
+        // times four steps of 64 bytes.
+        let sums = unsafe { s.eight(tiles, w, x) };
+        sink.put(Acc { row: 0, tile: 0, part: 0, sums });
+    } else {
+        // SAFETY: likewise.
+        let sums = unsafe { s.sixteen(tiles, w, x) };
+        sink.put(Acc { row: 0, tile: 0, part: 0, sums });
+    }
+}
 
 /// From [input][token] to [token][input], four of each.
 const TRANSPOSE: [u8; 16] = [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15];
@@ -214,4 +269,38 @@ fn pair<const A: i32, const B: i32>(
     let a = op!(vmaxnmq_f32(vaddq_f32(a, round), least));
     let b = op!(vmaxnmq_f32(vaddq_f32(b, round), least));
     op!(vuzp1q_s16(vreinterpretq_s16_f32(a), vreinterpretq_s16_f32(b)))
+}
+
+/// Unpacks the tiles of a run, a row of sixteen weights a vector; see
+/// [`crate::kernels::generic::Simd::unpack_run`].
+#[inline(always)]
+pub(super) fn unpack_run<const T: usize>(
+    multipliers: &[u8; TILE_ROWS],
+    codes: &[[u8; TILE_I4]; T],
+    out: &mut [[i8; TILE]; T],
+) {
+    let nibble = op!(vdupq_n_u8(15));
+    // SAFETY: four bytes, each into all lanes of a vector.
+    let uint8x16x4_t(a, b, c, d) = unsafe { vld4q_dup_u8(multipliers.as_ptr()) };
+    let factors = [a, b, c, d].map(|m| {
+        let step = op!(vandq_u8(m, nibble));
+        (step, op!(vmulq_u8(vshrq_n_u8::<4>(m), step)))
+    });
+    for (codes, out) in codes.iter().zip(out) {
+        // SAFETY: twice sixteen of 32 bytes.
+        let (even, odd) =
+            unsafe { (vld1q_u8(codes.as_ptr()), vld1q_u8(codes.as_ptr().add(TILE_DEPTH))) };
+        let rows = [
+            op!(vandq_u8(even, nibble)),
+            op!(vandq_u8(odd, nibble)),
+            op!(vshrq_n_u8::<4>(even)),
+            op!(vshrq_n_u8::<4>(odd)),
+        ];
+        let places = out.as_chunks_mut::<TILE_DEPTH>().0;
+        for ((row, (step, zero)), place) in rows.into_iter().zip(factors).zip(places) {
+            let weights = op!(vreinterpretq_s8_u8(vsubq_u8(vmulq_u8(row, step), zero)));
+            // SAFETY: sixteen bytes, borrowed mutably.
+            unsafe { vst1q_s8(place.as_mut_ptr(), weights) }
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 mod kernel;
 mod pack;
+mod unpack;
 
 use crate::format::{TILE_DEPTH, TILE_ROWS, round_up};
 use crate::kernels::generic::{attention, attention8, float, matmul};
@@ -112,6 +113,10 @@ impl Backend for Dsp {
                 }
             }
         }
+    }
+
+    fn unpack_i4(&self, packed: &[u8], depth: usize, out: &mut [i8]) {
+        unpack::unpack(packed, depth, out);
     }
 
     fn matmul_float(&self, group: &GroupFloat<'_>, panels: &[Column], out: &mut Output<'_>) {

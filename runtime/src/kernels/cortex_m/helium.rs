@@ -3,6 +3,7 @@
 mod gelu;
 mod kernel;
 mod quantize;
+mod unpack;
 
 use crate::format::{TILE_DEPTH, TILE_ROWS, round_up};
 use crate::kernels::generic::{attention, attention8, float, matmul};
@@ -156,6 +157,10 @@ impl Backend for Helium {
                 }
             }
         }
+    }
+
+    fn unpack_i4(&self, packed: &[u8], depth: usize, out: &mut [i8]) {
+        unpack::unpack(packed, depth, out);
     }
 
     fn matmul_float(&self, group: &GroupFloat<'_>, panels: &[Column], out: &mut Output<'_>) {

@@ -47,7 +47,8 @@ pub(in crate::kernels) fn keys<S: Simd>(s: S, span: &Span<'_>, out: &mut Quantiz
             }
             // Tokens are rows: a word for each, sixteen bytes apart.
             let at = step / 4 * (TILE_BYTES / 4) + step % 4;
-            let quads = block.chunks_exact_mut(quad_bytes).zip(words.as_chunks::<TILE_ROWS>().0);
+            let quads =
+                block.chunks_exact_mut(quad_bytes.max(1)).zip(words.as_chunks::<TILE_ROWS>().0);
             for (quad, words) in quads {
                 let (places, _) = quad.as_chunks_mut::<4>();
                 for (place, word) in places.iter_mut().skip(at).step_by(4).zip(words) {
@@ -184,8 +185,8 @@ pub(in crate::kernels) fn softmax<S: Simd>(
         let mut highest = [s.splat(f32::MIN); 4];
         let (fours, rest) = columns.as_chunks::<4>();
         for four in fours {
-            for i in 0..4 {
-                highest[i] = s.max(s.mul(s.load(&four[i], part), factor), highest[i]);
+            for (highest, column) in highest.iter_mut().zip(four) {
+                *highest = s.max(s.mul(s.load(column, part), factor), *highest);
             }
         }
         for column in rest {

@@ -142,8 +142,8 @@ pub(super) fn sum<S: Simd>(s: S, x: &[Column], part: usize, f: impl Map<S>) -> S
         *t = s.add(*t, f.of(s, s.load(v, part)));
     }
     for half in [8, 4, 2, 1] {
-        for i in 0..half {
-            total[i] = s.add(total[i], total[i + half]);
+        if let Some((low, high)) = total.split_at_mut_checked(half) {
+            low.iter_mut().zip(high).for_each(|(low, high)| *low = s.add(*low, *high));
         }
     }
     total[0]

@@ -137,15 +137,6 @@ fn activate_rows<S: Simd>(
     }
 }
 
-/// Outputs `first..first + count`.
-#[inline(always)]
-pub(super) fn part_of(outputs: Indices<'_>, first: usize, count: usize) -> Indices<'_> {
-    match outputs {
-        Indices::Range { first: start, .. } => Indices::Range { first: start + first, count },
-        Indices::List(list) => Indices::List(list.get(first..first + count).unwrap_or_default()),
-    }
-}
-
 /// See [`crate::kernels::Backend::matmul_i8`]; rows `start..start + count`, without the activation.
 #[inline(always)]
 pub(super) fn int8<S: Dot>(
@@ -174,7 +165,7 @@ pub(super) fn int8<S: Dot>(
             return;
         };
         let weights = Weights { block, rows: padded, depth: group.depth };
-        let outputs = part_of(group.outputs, first, rows);
+        let outputs = group.outputs.part(first, rows);
         let mut tile = 0;
         while tile < tiles {
             let together = most(tiles).1.min(tiles - tile);
@@ -208,15 +199,7 @@ impl<S: Dot> Finish<'_, S> {
     /// Where row `row` of tile `tile` goes; beyond all columns if it is padding.
     #[inline(always)]
     fn place(&self, row: usize, tile: usize) -> usize {
-        let output = match self.outputs {
-            Indices::Range { first, count } if row < count => first + row,
-            Indices::Range { .. } => return usize::MAX,
-            Indices::List(list) => match list.get(row) {
-                Some(output) => usize::from(*output),
-                None => return usize::MAX,
-            },
-        };
-        tile * self.features + output
+        self.outputs.get(row).map_or(usize::MAX, |output| tile * self.features + output)
     }
 }
 
@@ -317,11 +300,13 @@ impl<W: FloatWeight> FloatJob<'_, W> {
             for i in 0..depth {
                 let mut x = [s.splat(0.0); T];
                 for (x, panel) in x.iter_mut().zip(&panels) {
-                    *x = s.load(&panel[i], part);
+                    let Some(column) = panel.get(i) else { break };
+                    *x = s.load(column, part);
                 }
                 for (sums, quad) in sums.iter_mut().zip(&quads) {
                     let (weights, _) = quad.as_chunks::<TILE_ROWS>();
-                    for (sums, w) in sums.iter_mut().zip(&weights[i]) {
+                    let Some(weights) = weights.get(i) else { break };
+                    for (sums, w) in sums.iter_mut().zip(weights) {
                         let w = s.splat(w.widen());
                         for (sum, x) in sums.iter_mut().zip(x) {
                             *sum = s.add(*sum, s.mul(w, x));
@@ -348,11 +333,7 @@ impl<W: FloatWeight> FloatJob<'_, W> {
         sum: S::F,
         out: &mut Output<'_>,
     ) {
-        let output = match self.group.outputs {
-            Indices::Range { first, count } if row < count => first + row,
-            Indices::List(list) if row < list.len() => usize::from(list[row]),
-            _ => return,
-        };
+        let Some(output) = self.group.outputs.get(row) else { return };
         let live = live(self.tokens, tile);
         let (Some(bias), Some(column)) =
             (self.group.bias.get(row), out.columns.get_mut(tile * out.features + output))

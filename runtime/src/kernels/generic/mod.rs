@@ -5,9 +5,11 @@ pub(in crate::kernels) mod attention8;
 pub(in crate::kernels) mod float;
 pub(in crate::kernels) mod matmul;
 mod simd;
+mod unpack;
 
 pub use matmul::Inputs;
 pub use simd::{Acc, Dot, Isa, Operation, Simd, Sink, Steps, Weights, settle};
+pub use unpack::TILE;
 
 use crate::view::Indices;
 
@@ -86,11 +88,16 @@ impl<S: Isa> Backend for Vectorized<S> {
                 scales: &'a [TileScales], out: &'a mut Output<'b>; ());
             // An own operation, so that its many constants find registers.
             if let Some(activation) = group.activation {
-                let outputs = matmul::part_of(group.outputs, first, count);
+                let outputs = group.outputs.part(first, count);
                 operation!(self.isa, |simd| matmul::activate(simd, outputs, activation, out),
                     outputs: Indices<'a>, activation: Activation, out: &'a mut Output<'b>; ());
             }
         }
+    }
+
+    fn unpack_i4(&self, packed: &[u8], depth: usize, out: &mut [i8]) {
+        operation!(self.isa, |simd| unpack::unpack_i4(simd, packed, depth, out),
+            packed: &'a [u8], depth: usize, out: &'b mut [i8]; ())
     }
 
     fn matmul_float(&self, group: &GroupFloat<'_>, panels: &[Column], out: &mut Output<'_>) {

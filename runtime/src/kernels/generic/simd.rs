@@ -2,10 +2,12 @@
 
 use half::f16;
 
+use crate::format::{TILE_I4, TILE_ROWS};
 use crate::kernels::Column;
 use crate::math;
 
 use super::matmul::Inputs;
+use super::unpack::{self, TILE};
 
 /// Vectors of tokens: f32 and i32, [`Simd::LANES`] of each.
 ///
@@ -75,6 +77,17 @@ pub trait Simd: Copy + Sync {
     }
     /// a × b, wrapping.
     fn mul_int(self, a: Self::I, b: Self::I) -> Self::I;
+    /// Unpacks `T` int4 tiles of four rows with sound multipliers; see
+    /// [`crate::kernels::int4::unpack_tile`].
+    #[inline(always)]
+    fn unpack_run<const T: usize>(
+        self,
+        multipliers: &[u8; TILE_ROWS],
+        codes: &[[u8; TILE_I4]; T],
+        out: &mut [[i8; TILE]; T],
+    ) {
+        unpack::run(multipliers, codes, out);
+    }
 }
 
 /// The int8 dot product of an instruction set.

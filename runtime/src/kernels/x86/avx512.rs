@@ -5,6 +5,8 @@ use core::arch::x86_64::*;
 use crate::kernels::Column;
 use crate::kernels::generic::{Acc, Dot, Inputs, Isa, Operation, Simd, Sink, Steps, Weights};
 
+use super::unpack::unpack_run;
+
 /// Proof that the processor has AVX-512 F, BW, DQ, VL and VNNI.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Avx512(());
@@ -125,6 +127,7 @@ impl Simd for Avx512 {
     fn mul_int(self, a: __m512i, b: __m512i) -> __m512i {
         op!(_mm512_mullo_epi32(a, b))
     }
+    unpack_run!();
 }
 
 impl Dot for Avx512 {

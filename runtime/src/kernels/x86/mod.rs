@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 mod avx512;
+mod unpack;
 mod ymm;
 
 use super::Backend;

@@ -5,6 +5,8 @@ use core::arch::x86_64::*;
 use crate::kernels::Column;
 use crate::kernels::generic::{Acc, Dot, Inputs, Isa, Operation, Simd, Sink, Steps, Weights};
 
+use super::unpack::unpack_run;
+
 /// Proof that the processor has AVX2.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Avx2(());
@@ -140,6 +142,7 @@ macro_rules! vectors {
             fn mul_int(self, a: __m256i, b: __m256i) -> __m256i {
                 op!(_mm256_mullo_epi32(a, b))
             }
+            unpack_run!();
         }
     };
 }

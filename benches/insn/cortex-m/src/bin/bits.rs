@@ -14,7 +14,9 @@ use core::fmt::Write;
 use core::panic::PanicInfo;
 
 use cortex_m_rt::{ExceptionFrame, entry, exception};
-use grouse_runtime::format::{TILE_DEPTH, TILE_ROWS, round_up};
+use grouse_runtime::format::{
+    Multiplier, RUN, RUN_I4, TILE_DEPTH, TILE_ROWS, quad_bytes_i4, round_up,
+};
 use grouse_runtime::kernels::scalar::Scalar;
 use grouse_runtime::kernels::{
     Activation, Attend, Backend, Column, FloatBlock, GroupFloat, GroupI8, Norm, Output, Pack,
@@ -45,8 +47,9 @@ fn main() -> ! {
     let Some(mut out) = output() else { fail(&"there is no output") };
     let mut equal = 0;
     for seed in 0..JOBS {
-        let jobs: [(&str, Job); 5] = [
+        let jobs: [(&str, Job); 6] = [
             ("int8", int8),
+            ("int4", int4),
             ("float", float),
             ("norm", norm),
             ("attend", attend),
@@ -257,6 +260,29 @@ fn int8(backend: &dyn Backend, seed: u32) -> u32 {
     backend.matmul_i8(&group, &panels, &scales[..tiles], &mut output);
     let mut hash = Hash(seed);
     hash.tiles(&out[..tiles * features], features, tokens);
+    hash.0
+}
+
+/// Rows of an int4 block, unpacked.
+#[inline(never)]
+fn int4(backend: &dyn Backend, seed: u32) -> u32 {
+    let mut random = Random::new(seed, 6);
+    let depth = random.within(1, MOST_DEPTH);
+    let quads = random.within(1, MOST_OUTPUTS / TILE_ROWS);
+    let mut packed = [0; MOST_OUTPUTS / TILE_ROWS * (MOST_DEPTH / RUN + 1) * RUN_I4];
+    let packed = &mut packed[..quads * quad_bytes_i4(depth)];
+    packed.iter_mut().for_each(|byte| *byte = random.next() as u8);
+    for run in packed.chunks_exact_mut(quad_bytes_i4(depth)).flat_map(|q| q.chunks_mut(RUN_I4)) {
+        for byte in &mut run[..TILE_ROWS] {
+            while !Multiplier(*byte).is_sound() {
+                *byte = random.next() as u8;
+            }
+        }
+    }
+    let mut out = [0; MOST_OUTPUTS * MOST_DEPTH];
+    backend.unpack_i4(packed, depth, &mut out[..quads * TILE_ROWS * round_up(depth, TILE_DEPTH)]);
+    let mut hash = Hash(seed);
+    out.iter().for_each(|w| hash.add(f32::from(*w)));
     hash.0
 }
 
