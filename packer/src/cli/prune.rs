@@ -165,6 +165,7 @@ fn fixed_bytes(dense: &DenseModel) -> Result<u64> {
         max_tokens: None,
         calibration: String::new(),
         measure: false,
+        exceptions: Vec::new(),
     };
     let outputs: usize =
         dense.layers.iter().flat_map(|l| l.linears()).map(|l| l.1.bias.len()).sum();

@@ -1,7 +1,7 @@
 //! What a pattern costs: kept weights, multiply-accumulates as the kernels run them, bytes in the
 //! packed file.
 
-use grouse_runtime::format::{DataType, SHARED_UNIT};
+use grouse_runtime::format::SHARED_UNIT;
 
 use super::groups::Sizes;
 
@@ -38,11 +38,7 @@ impl Measure {
                         let depth = (sizes.shared + own).next_multiple_of(unit);
                         let products = rows.next_multiple_of(ROWS) * depth;
                         match self {
-                            Self::Bytes => {
-                                products * DataType::I8.bytes()
-                                    + rows * OUTPUT_BYTES
-                                    + own * INPUT_BYTES
-                            }
+                            Self::Bytes => products + rows * OUTPUT_BYTES + own * INPUT_BYTES,
                             _ => products,
                         }
                     })
