@@ -32,6 +32,7 @@ fn group_matmul(c: &mut Criterion) {
             let mut scratch = Scratch {
                 panels: &mut vec![0; plan.panels],
                 columns: &mut vec![[0.0; TILE_TOKENS]; plan.columns],
+                unpacked: &mut vec![0; plan.unpacked],
                 capacity: plan.capacity,
             };
             let input = Input { columns: &x, stride: 384, tokens: TILE_TOKENS };
