@@ -14,6 +14,7 @@ pub mod engine;
 pub mod error;
 pub mod eval;
 pub mod forward;
+pub mod heal;
 pub mod import;
 pub mod inspect;
 pub mod model;
