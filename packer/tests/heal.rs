@@ -64,7 +64,8 @@ fn the_tape_computes_what_the_forward_pass_does() {
         [("gelu", Pooling::Mean), ("gelu_new", Pooling::Cls), ("relu", Pooling::Mean)]
     {
         let root = tempfile::tempdir().unwrap();
-        let shape = Shape { hidden: 45, heads: 3, intermediate: 101, activation, ..Shape::default() };
+        let shape =
+            Shape { hidden: 45, heads: 3, intermediate: 101, activation, ..Shape::default() };
         let mut dense = model(&root.path().join("dense"), &shape);
         dense.pooling = pooling;
         // Holes here and there, so that groups and masks are met too.
@@ -304,4 +305,72 @@ fn an_interrupt_keeps_the_best_so_far() {
     assert_eq!(import::read_mark(&root.path().join("out")).unwrap(), record);
     import::load_dir(&root.path().join("out")).unwrap();
     assert!(kept.is_file());
+}
+
+mod faults {
+    use candle_core::{Device, Tensor};
+    use grouse::Result;
+    use grouse::heal::train::{Objective, Schedule, train};
+
+    use super::*;
+
+    /// Pulls the first parameter towards 3; `bad` steps have a loss that is not a number, or
+    /// gradients that are not.
+    struct Pull {
+        bad: fn(u32) -> bool,
+        gradient_only: bool,
+    }
+
+    impl Objective for Pull {
+        fn loss(&self, student: &Student, step: u32) -> Result<Tensor> {
+            let away = (student.vars()[0].as_tensor() - 3.0)?;
+            let loss = away.sqr()?.sum_all()?;
+            if !(self.bad)(step) {
+                return Ok(loss);
+            }
+            if self.gradient_only {
+                // The slope of a square root is infinite at 0.
+                return Ok((loss + (away * 0.0)?.sqrt()?.sum_all()?)?);
+            }
+            Ok((loss * f64::NAN)?)
+        }
+
+        fn score(&self, student: &Student) -> Result<f64> {
+            let loss = self.loss(student, u32::MAX)?.to_device(&Device::Cpu)?;
+            Ok(-f64::from(loss.to_scalar::<f32>()?))
+        }
+
+        fn score_name(&self) -> &'static str {
+            "nearness"
+        }
+    }
+
+    fn run(objective: &Pull) -> Result<grouse::heal::train::Report> {
+        let root = tempfile::tempdir().unwrap();
+        let dense = model(&root.path().join("dense"), &Shape::default());
+        let student = Student::new(&dense, false)?;
+        let schedule = Schedule { name: "heal", steps: 100, rate: 0.05, judge_every: 10 };
+        let report = train(&student, objective, &schedule, None, &|| false)?;
+        for var in student.vars() {
+            let values = var.flatten_all()?.to_vec1::<f32>()?;
+            assert!(values.iter().all(|v| v.is_finite()));
+        }
+        Ok(report)
+    }
+
+    #[test]
+    fn a_step_that_is_not_a_number_is_taken_back_at_half_the_rate() {
+        for gradient_only in [false, true] {
+            let bad = |step| step == 33 || step == 57;
+            let report = run(&Pull { bad, gradient_only }).unwrap();
+            assert_eq!((report.done, report.halvings), (100, 2));
+            assert!(report.best > 0.1 * report.before, "{} → {}", report.before, report.best);
+        }
+    }
+
+    #[test]
+    fn nothing_but_such_steps_is_an_error() {
+        let error = run(&Pull { bad: |step| step < 100, gradient_only: false }).unwrap_err();
+        assert!(error.to_string().contains("not a number, whatever the rate"), "{error}");
+    }
 }

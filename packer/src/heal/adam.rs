@@ -75,3 +75,44 @@ impl Adam {
         Ok(norm)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Against the definition in f64, on gradients of a known function; then the cut.
+    #[test]
+    fn steps_are_those_of_the_definition() {
+        let var = Var::new(&[1.0f32, -2.0, 0.5], &Device::Cpu).unwrap();
+        let mut adam = Adam::new(&[&var]);
+        let (mut x, mut m, mut v) = ([1.0f64, -2.0, 0.5], [0.0f64; 3], [0.0f64; 3]);
+        for step in 1..=20 {
+            // Gradient of Σ x⁴ / 4 is x³.
+            let loss = (var.powf(4.0).unwrap() * 0.25).unwrap().sum_all().unwrap();
+            let norm = adam.step(&[&var], &loss.backward().unwrap(), 0.01, 2.0).unwrap();
+            let length = x.iter().map(|x| x.powi(6)).sum::<f64>().sqrt();
+            assert!((norm - length).abs() < 1e-3 * length);
+            for i in 0..3 {
+                let grad = x[i].powi(3) * (2.0 / length).min(1.0);
+                m[i] = 0.9 * m[i] + 0.1 * grad;
+                v[i] = 0.99 * v[i] + 0.01 * grad * grad;
+                let (m, v) = (m[i] / (1.0 - 0.9f64.powi(step)), v[i] / (1.0 - 0.99f64.powi(step)));
+                x[i] -= 0.01 * m / (v.sqrt() + 1e-8);
+            }
+            for (got, wanted) in var.to_vec1::<f32>().unwrap().iter().zip(&x) {
+                assert!((f64::from(*got) - wanted).abs() < 1e-4, "{got} for {wanted}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_gradient_that_is_no_number_changes_nothing() {
+        let var = Var::new(&[0.0f32], &Device::Cpu).unwrap();
+        let mut adam = Adam::new(&[&var]);
+        let before = adam.clone();
+        let grads = var.sqrt().unwrap().sum_all().unwrap().backward().unwrap();
+        assert!(!adam.step(&[&var], &grads, 0.1, 1.0).unwrap().is_finite());
+        assert_eq!(adam, before);
+        assert_eq!(var.to_vec1::<f32>().unwrap(), [0.0]);
+    }
+}

@@ -160,7 +160,8 @@ pub fn variant(ids: &[u32], other: &[u32], random: &mut StdRng) -> Vec<u32> {
         }
         _ => {
             words.truncate(words.len().div_ceil(2));
-            words.extend_from_slice(&others[others.len() / 2..]);
+            // Rounded the other way, so that the whole is no longer than the longer of the two.
+            words.extend_from_slice(&others[others.len().div_ceil(2)..]);
         }
     }
     if words.is_empty() {
@@ -169,10 +170,66 @@ pub fn variant(ids: &[u32], other: &[u32], random: &mut StdRng) -> Vec<u32> {
     let mut out = vec![ids[0]];
     out.append(&mut words);
     out.extend(ids.last());
-    out.truncate(MOST_TOKENS);
     out
 }
 
 fn pick(words: &[u32], random: &mut StdRng) -> Option<u32> {
     (!words.is_empty()).then(|| words[random.random_range(0..words.len())])
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn lines(count: u32) -> Vec<Vec<u32>> {
+        (0..count).map(|n| (0..4 + n % 5).map(|t| 10 + n * 10 + t).collect()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn every_place_comes_once(count in 1usize..600, key: u64) {
+            let mut places: Vec<usize> = (0..count).map(|at| permuted(at, count, key)).collect();
+            places.sort_unstable();
+            prop_assert_eq!(places, (0..count).collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn variants_keep_their_ends_and_their_measure(
+            words in prop::collection::vec(10u32..90, 0..140),
+            others in prop::collection::vec(100u32..190, 0..140),
+            seed: u64,
+        ) {
+            let whole = |words: &[u32]| [&[2], words, &[3]].concat();
+            let ids = variant(&whole(&words), &whole(&others), &mut stream(seed, 0));
+            prop_assert!(ids.len() <= words.len().max(others.len()) + 2);
+            prop_assert_eq!((ids[0], ids[ids.len() - 1]), (2, 3));
+            let inner = &ids[1..ids.len() - 1];
+            prop_assert!(inner.iter().all(|id| words.contains(id) || others.contains(id)));
+        }
+    }
+
+    #[test]
+    fn nothing_held_out_is_trained_on() {
+        let mut all = lines(500);
+        all.extend(lines(40));
+        let text = Text::split(all).unwrap();
+        assert_eq!(text.train.len() + text.held_out.len(), 500);
+        assert!(text.held_out.iter().all(|ids| !text.train.contains(ids)));
+        assert!(text.held_out.len() >= 500 / HELD_OUT_SHARE);
+        assert!(Text::split(lines(20)).is_err());
+    }
+
+    #[test]
+    fn a_step_has_the_same_sentences_whenever_it_comes() {
+        let text = Text::split(lines(300)).unwrap();
+        for (seed, step) in [(0, 0), (0, 77), (3, 5)] {
+            let batch = text.batch(seed, step, 9);
+            assert_eq!(batch.len(), 9);
+            assert_eq!(batch, text.batch(seed, step, 9));
+        }
+        assert_ne!(text.batch(0, 0, 8), text.batch(0, 1, 8));
+        assert_ne!(text.batch(0, 0, 8), text.batch(1, 0, 8));
+    }
 }

@@ -153,6 +153,12 @@ pub fn train(
     }
     let progress = Progress::start(schedule.name, u64::from(schedule.steps), "steps");
     progress.advance(u64::from(run.course.step));
+    progress.say(&format!(
+        "{} steps done, best {} {:.2}",
+        run.course.step,
+        objective.score_name(),
+        run.course.best
+    ));
     let mut told = false;
     let mut stopped = false;
     while run.course.step < schedule.steps && !stopped {
