@@ -1,5 +1,5 @@
 //! Healing on tiny random models: the tape against our own forward pass, the mask, reproducibility,
-//! stopping and resuming.
+//! stopping and resuming, tasks, and the program.
 
 use std::cell::Cell;
 use std::path::Path;
@@ -270,6 +270,48 @@ mod tasks {
     }
 }
 
+fn grouse(dir: &Path, line: &str) -> std::process::Command {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_grouse"));
+    command.current_dir(dir).args(line.split(' '));
+    command
+}
+
+/// Pruning, healing and fine-tuning in one command, and what is left on disk.
+#[test]
+fn prune_heals_and_cleans_up() {
+    let root = tempfile::tempdir().unwrap();
+    let shape = Shape { hidden: 64, intermediate: 128, ..Shape::default() };
+    random_bert::write(&root.path().join("dense"), &shape, 1);
+    let labels = "a\tthe man\nb\tthe dog\n".repeat(50);
+    std::fs::write(root.path().join("labels"), labels).unwrap();
+    let run = |rest: &str| {
+        let line = format!("prune dense -o out --density 0.4 --heal 30 --heal-batch 4 {rest}");
+        grouse(root.path(), &line).output().unwrap()
+    };
+    let output = run("--task classify --train labels --task-steps 20 --json");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let record: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(record["heal"]["report"]["done"], 30);
+    assert_eq!(record["fine_tune"]["report"]["done"], 20);
+    assert_eq!(record["fine_tune"]["head"]["classes"].as_array().unwrap().len(), 2);
+    let healed = import::load_dir(&root.path().join("out")).unwrap();
+    let (kept, all) = healed.encoder_weights();
+    let density = record["pruning"]["density"].as_f64().unwrap();
+    assert!((kept as f64 / all as f64 - density).abs() < 1e-9);
+    let left = std::fs::read_dir(root.path()).unwrap().map(|e| e.unwrap().file_name());
+    let mut left: Vec<String> = left.map(|name| name.into_string().unwrap()).collect();
+    left.sort();
+    assert_eq!(left, ["dense", "labels", "out"]);
+    // What cannot be done is said before anything is written.
+    let refused = run("--resume");
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(said.contains("nothing to resume"), "{said}");
+    let refused = run("--heal-text no-such-file");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("no-such-file"));
+    assert_eq!(run("--task sts").status.code(), Some(2));
+}
+
 /// The program, sent an interrupt in the middle of a long run.
 #[cfg(unix)]
 #[test]
@@ -280,10 +322,8 @@ fn an_interrupt_keeps_the_best_so_far() {
     let shape = Shape { hidden: 64, intermediate: 128, ..Shape::default() };
     random_bert::write(&root.path().join("dense"), &shape, 1);
     let grouse = |line: &str| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_grouse"));
-        command.current_dir(root.path()).args(line.split(' '));
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.spawn().unwrap()
+        let mut command = grouse(root.path(), line);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     };
     let pruned = grouse("prune dense -o pruned --density 0.4").wait_with_output().unwrap();
     assert!(pruned.status.success(), "{}", String::from_utf8_lossy(&pruned.stderr));
@@ -308,7 +348,7 @@ fn an_interrupt_keeps_the_best_so_far() {
 }
 
 mod faults {
-    use candle_core::{Device, Tensor};
+    use candle_core::Tensor;
     use grouse::Result;
     use grouse::heal::train::{Objective, Schedule, train};
 
@@ -329,15 +369,15 @@ mod faults {
                 return Ok(loss);
             }
             if self.gradient_only {
-                // The slope of a square root is infinite at 0.
-                return Ok((loss + (away * 0.0)?.sqrt()?.sum_all()?)?);
+                // The slope of a square root is infinite at 0, and one infinity less another is NaN.
+                let zero = (&away - away.copy()?)?;
+                return Ok((loss + zero.sqrt()?.sum_all()?)?);
             }
             Ok((loss * f64::NAN)?)
         }
 
         fn score(&self, student: &Student) -> Result<f64> {
-            let loss = self.loss(student, u32::MAX)?.to_device(&Device::Cpu)?;
-            Ok(-f64::from(loss.to_scalar::<f32>()?))
+            Ok(-f64::from(self.loss(student, u32::MAX)?.to_scalar::<f32>()?))
         }
 
         fn score_name(&self) -> &'static str {

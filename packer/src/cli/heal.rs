@@ -23,13 +23,13 @@ use crate::{Error, Result, import};
 pub struct Args {
     /// Directory that `grouse prune` wrote.
     pruned_dir: PathBuf,
-    /// The dense model that it was made from; needed unless --steps is 0.
+    /// The dense model that it was made from; without it, --task alone is done.
     #[arg(long, value_name = "DIR", required_unless_present = "task")]
     teacher: Option<PathBuf>,
     /// Directory to write.
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
-    /// Steps of healing; with --task and without --teacher none.
+    /// Steps of healing.
     #[arg(long, value_name = "STEPS", default_value_t = 600)]
     steps: u32,
     #[command(flatten)]
@@ -252,6 +252,9 @@ pub fn say_report(record: &Value) -> Result<()> {
 pub fn run(args: Args) -> Result<()> {
     import::check_output(&args.pruned_dir, &args.output)?;
     args.healing.check(args.steps)?;
+    if !args.healing.asks(args.steps) {
+        return Err(Error::input("0 steps and no task", "give --steps 600, or --task and --train"));
+    }
     let teacher = args.teacher.as_deref().map(import::load_dir).transpose()?;
     let mut model = import::load_dir(&args.pruned_dir)?;
     let mut record = import::read_mark(&args.pruned_dir)?;

@@ -163,7 +163,7 @@ mod tests {
             for r in 0..rows {
                 for c in 0..cols {
                     let own = c % 7 == 0 || c % groups == r % groups;
-                    let odd = noise > 0 && (r * 31 + c * 17 + seed as usize) % 11 == 0;
+                    let odd = noise > 0 && (r * 31 + c * 17 + seed as usize).is_multiple_of(11);
                     if own != odd {
                         weight.row_mut(r)[c] = 1.0 + (r * cols + c) as f32;
                     }

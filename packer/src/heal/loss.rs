@@ -3,6 +3,7 @@
 use candle_core::{Device, Result, Tensor};
 use grouse_runtime::format::MatrixKind;
 
+use super::ops::distance::distance;
 use super::student::{Pass, normalize};
 use crate::forward::{self, Batch};
 use crate::model::DenseModel;
@@ -30,8 +31,7 @@ pub struct Weights {
 
 impl Default for Weights {
     fn default() -> Self {
-        let env = |k: &str, d: f64| std::env::var(k).ok().and_then(|v| v.parse().ok()).unwrap_or(d);
-        Self { states: env("WH", 1.0), similarities: env("WS", 1.0), embeddings: env("WC", 1.0) }
+        Self { states: 1.0, similarities: 1.0, embeddings: 1.0 }
     }
 }
 
@@ -79,7 +79,7 @@ impl Target {
             for ((state, wanted), energy) in
                 pass.states.iter().zip(&self.states).zip(&self.energies)
             {
-                let wrong = (state - wanted)?.sqr()?.sum_all()?;
+                let wrong = distance(state, wanted)?;
                 loss = (loss + (wrong * (share / energy))?)?;
             }
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor};
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatRef, Par};
+use grouse_runtime::math;
 use rayon::prelude::*;
 
 use super::{Floats, slice, view, view_mut};
@@ -117,11 +118,9 @@ impl Head {
         matmul(into, Accum::Replace, q, k.transpose(), self.scale, Par::Seq);
         for row in out.chunks_exact_mut(tokens) {
             let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let mut sum = 0.0;
-            for value in row.iter_mut() {
-                *value = (*value - most).exp();
-                sum += *value;
-            }
+            // The runtime's exponential can be vectorised, the system's is a call for each.
+            row.iter_mut().for_each(|value| *value = math::exp(*value - most));
+            let sum: f32 = row.iter().sum();
             row.iter_mut().for_each(|value| *value /= sum);
         }
     }

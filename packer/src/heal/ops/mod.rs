@@ -10,6 +10,7 @@ use faer::{MatMut, MatRef};
 
 pub mod activation;
 pub mod attention;
+pub mod distance;
 pub mod linear;
 pub mod norm;
 
