@@ -4,6 +4,8 @@
 //! make one matrix, each group's own inputs another small one. Only these numbers are trained, so
 //! a pruned weight cannot come back, and the arithmetic is that of the kept weights.
 
+use grouse_runtime::format::DataType;
+
 use crate::model::Matrix;
 use crate::pack::discover::{Pattern, discover};
 
@@ -48,8 +50,7 @@ pub struct Block {
 impl Blocks {
     /// Blocks that hold every weight of `weight` that is not zero.
     pub fn of(weight: &Matrix) -> Self {
-        // Bytes per weight weigh padding against a merge, as when packing as int8.
-        Self::from_pattern(&discover(weight, 1), weight)
+        Self::from_pattern(&discover(weight, DataType::I8), weight)
     }
 
     fn from_pattern(pattern: &Pattern, weight: &Matrix) -> Self {
