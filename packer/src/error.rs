@@ -35,6 +35,10 @@ pub enum Error {
         /// The runtime's cause and remedy.
         source: grouse_runtime::Error,
     },
+    /// candle refused an operation of training.
+    #[error("training failed: {0}")]
+    #[diagnostic(help("this is a fault of grouse: please report it"))]
+    Training(#[from] candle_core::Error),
 }
 
 impl Error {

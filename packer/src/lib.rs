@@ -1,8 +1,8 @@
 //! The host side of Grouse: a Hugging Face BERT directory becomes a pruned, quantized, packed
 //! file.
 //!
-//! Data flows one way: [`import`] → [`model`] → [`calibrate`] → [`prune`] → [`quantize`] →
-//! [`pack`]. [`eval`] measures what came out; the program `grouse` is [`cli`].
+//! Data flows one way: [`import`] → [`model`] → [`calibrate`] → [`prune`] → [`heal`] →
+//! [`quantize`] → [`pack`]. [`eval`] measures what came out; the program `grouse` is [`cli`].
 
 #![forbid(unsafe_code)]
 
@@ -14,6 +14,7 @@ pub mod engine;
 pub mod error;
 pub mod eval;
 pub mod forward;
+pub mod heal;
 pub mod import;
 pub mod inspect;
 pub mod model;

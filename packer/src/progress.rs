@@ -21,7 +21,7 @@ impl Progress {
             } else {
                 ("{pos}", format!("{{len}} {unit}"))
             };
-            let template = format!("{step:<12} [{{bar:30}}] {pos}/{len} {{eta}}");
+            let template = format!("{step:<12} [{{bar:30}}] {pos}/{len} {{eta}} {{msg}}");
             if let Ok(style) = ProgressStyle::with_template(&template) {
                 bar.set_style(style.progress_chars("=> "));
             }
@@ -35,6 +35,21 @@ impl Progress {
     /// `by` more units are done; callable from several threads.
     pub fn advance(&self, by: u64) {
         self.bar.inc(by);
+    }
+
+    /// Shows `text` behind the bar; says nothing without a terminal.
+    pub fn message(&self, text: &str) {
+        if self.plain.is_none() {
+            self.bar.set_message(text.to_string());
+        }
+    }
+
+    /// Says `text` on a line of its own.
+    pub fn say(&self, text: &str) {
+        match self.plain {
+            Some(step) => eprintln!("{step}: {text}"),
+            None => self.bar.println(text),
+        }
     }
 
     /// The step is done.

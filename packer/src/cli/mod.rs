@@ -10,6 +10,7 @@ mod boards;
 mod demo;
 mod embed;
 mod eval;
+mod heal;
 mod inspect;
 mod output;
 mod pack;
@@ -31,6 +32,7 @@ struct Cli {
 enum Command {
     Pull(pull::Args),
     Prune(prune::Args),
+    Heal(heal::Args),
     Pack(pack::Args),
     Inspect(inspect::Args),
     Tokenize(tokenize::Args),
@@ -48,6 +50,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Pull(args) => pull::run(args),
         Command::Prune(args) => prune::run(args),
+        Command::Heal(args) => heal::run(args),
         Command::Pack(args) => pack::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Tokenize(args) => tokenize::run(args),

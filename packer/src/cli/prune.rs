@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use grouse_runtime::format::DataType;
 use serde_json::json;
 
+use super::heal::{HealArgs, clean_up, say_report};
 use super::output::say;
 use super::print_json;
 use crate::eval::cosine;
@@ -17,8 +18,9 @@ use crate::{Error, Result, calibrate, forward, import, pack};
 
 /// Prune the encoder into weight groups.
 ///
-/// Writes a Hugging Face directory whose zeros are the pruned weights. Nothing is trained: the
-/// groups are chosen, and what they keep is refitted, on calibration text.
+/// Writes a Hugging Face directory whose zeros are the pruned weights. The groups are chosen, and
+/// what they keep is refitted, on calibration text; nothing is trained unless --heal or --task ask
+/// for it.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Hugging Face model directory (config.json, model.safetensors, tokenizer).
@@ -57,8 +59,10 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value = "0")]
     search: usize,
     /// Steps of healing by training.
-    #[arg(long, value_name = "STEPS", default_value = "0", value_parser = zero)]
+    #[arg(long, value_name = "STEPS", default_value_t = 0)]
     heal: u32,
+    #[command(flatten)]
+    healing: HealArgs,
     /// Write a page that shows what was kept and why: HTML that needs nothing else. The same
     /// figures are in grouse.json.
     #[arg(long, value_name = "FILE.html")]
@@ -77,6 +81,7 @@ const COMPARED: usize = 256;
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
     import::check_output(&args.model_dir, &args.output)?;
+    args.healing.check(args.heal)?;
     let dense = import::load_dir(&args.model_dir)?;
     let sentences =
         calibrate::anchored_sentences(&dense, args.calib.as_deref(), calibrate::SENTENCES)?;
@@ -98,6 +103,11 @@ pub fn run(args: Args) -> Result<()> {
             found.density_before
         );
     }
+    let trained = if args.healing.asks(args.heal) {
+        args.healing.run(Some(&dense), &mut model, (args.heal, args.seed), &args.output)?
+    } else {
+        json!({})
+    };
     let cosine = {
         let step = sentences.len().div_ceil(COMPARED);
         let some: Vec<_> = sentences.iter().step_by(step).collect();
@@ -114,11 +124,13 @@ pub fn run(args: Args) -> Result<()> {
             "sentences": sentences.len(),
             "tokens": sentences.iter().map(Vec::len).sum::<usize>(),
         },
-        "heal": args.heal,
+        "heal": trained["heal"],
+        "fine_tune": trained["fine_tune"],
         "embedding_cosine": cosine,
         "pruning": found,
     });
     import::save_dir(&model, &args.model_dir, &args.output, &record)?;
+    clean_up(&trained, &args.output);
     if let Some(path) = &args.report {
         let examples = examples(&dense, &model)?;
         let name = &dense.name;
@@ -129,6 +141,7 @@ pub fn run(args: Args) -> Result<()> {
         return print_json(&record);
     }
     say!("{found}");
+    say_report(&trained)?;
     say!("mean cosine to the dense embedding: {cosine:.4} (calibration text)");
     say!("written: {}", args.output.display());
     Ok(())

@@ -13,7 +13,7 @@ use std::path::Path;
 use crate::model::DenseModel;
 use crate::{Error, Result};
 
-pub use save::{check_output, save_dir};
+pub use save::{check_output, read_mark, save_dir};
 
 /// Reads a BERT sentence encoder: `config.json`, its safetensors weights and its tokenizer.
 ///

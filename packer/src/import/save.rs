@@ -18,7 +18,7 @@ pub const MARK: &str = "grouse.json";
 /// Writes `model` to `out_dir`: the files of `source_dir` with new weights, and `grouse.json`.
 ///
 /// The new `model.safetensors` holds every tensor of the source, floats as f32; the encoder's
-/// linear layers and LayerNorms come from `model`. `extra` becomes `grouse.json`. The directory
+/// linear layers and all LayerNorms come from `model`. `extra` becomes `grouse.json`. The directory
 /// is built beside `out_dir` and renamed when whole; on an error nothing is left behind.
 ///
 /// # Errors
@@ -62,6 +62,26 @@ pub fn save_dir(
         return Ok(());
     }
     std::fs::rename(&inside, out_dir).map_err(Error::io("write", out_dir))
+}
+
+/// What `grouse.json` of a directory says; an empty object when it was not written by Grouse.
+///
+/// # Errors
+///
+/// [`Error::Input`] when it is not a JSON object, [`Error::Io`] when it cannot be read.
+pub fn read_mark(dir: &Path) -> Result<Value> {
+    let path = dir.join(MARK);
+    if !path.is_file() {
+        return Ok(Value::Object(Default::default()));
+    }
+    let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
+    match serde_json::from_slice(&bytes) {
+        Ok(value @ Value::Object(_)) => Ok(value),
+        _ => Err(Error::input(
+            format!("{} is not a JSON object", path.display()),
+            "remove the file, or prune again",
+        )),
+    }
 }
 
 /// Refuses to write over anything that Grouse did not write. Cheap: callers may ask it before
@@ -133,6 +153,11 @@ fn changed_tensors<'m>(model: &'m DenseModel, source: &Checkpoint) -> BTreeMap<S
     let prefix = bert::prefix(source);
     let mut changed: BTreeMap<String, Vec<f32>> = BTreeMap::new();
     let mut put = |name: String, values: &'m [f32]| changed.insert(name, values.to_vec());
+    for (weight, bias) in bert::NORM_NAMES {
+        let norm = &model.embeddings.norm;
+        put(format!("{prefix}embeddings.LayerNorm.{weight}"), &norm.gamma);
+        put(format!("{prefix}embeddings.LayerNorm.{bias}"), &norm.beta);
+    }
     for (index, layer) in model.layers.iter().enumerate() {
         let at = format!("{prefix}encoder.layer.{index}.");
         for (name, linear) in layer.linears() {

@@ -1,0 +1,208 @@
+//! Healing: trains the weights that pruning kept.
+//!
+//! [`heal`] needs no label: the pruned model learns to do what the dense model does, on plain
+//! text. [`fine_tune`] trains it on a task's labels. In both, what is pruned stays pruned: only
+//! kept weights ([`blocks`]), biases and LayerNorms are parameters; the embedding tables stay as
+//! they are. [`student`] is the model on candle's tape, [`ops`] its operations, [`train`] the
+//! loop.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::model::DenseModel;
+use crate::{Error, Result};
+
+pub mod adam;
+pub mod blocks;
+mod checkpoint;
+pub mod distill;
+pub mod judge;
+pub mod loss;
+pub mod ops;
+pub mod student;
+pub mod task;
+pub mod text;
+pub mod train;
+
+use distill::Distill;
+use loss::Weights;
+use student::Student;
+use task::Task;
+use text::Text;
+use train::{Keeping, Objective, Report, Schedule};
+
+/// How to heal or fine-tune.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Options {
+    /// Steps.
+    pub steps: u32,
+    /// Sentences (of a task: examples) per step.
+    pub sentences: usize,
+    /// Highest learning rate.
+    pub rate: f64,
+    /// Of the order of the text and of the variants.
+    pub seed: u64,
+    /// Round the weights to int8 in every step, as packing will.
+    pub int8: bool,
+    /// Where to keep the state of the run.
+    pub checkpoint: Option<PathBuf>,
+    /// Go on from that state.
+    pub resume: bool,
+}
+
+/// Rate of healing unless the caller says otherwise.
+pub const RATE: f64 = 1e-3;
+/// Rate of fine-tuning unless the caller says otherwise.
+pub const TASK_RATE: f64 = 2e-4;
+/// Sentences per step unless the caller says otherwise.
+pub const SENTENCES: usize = 32;
+/// Judgements of a short run, about.
+const JUDGEMENTS: u32 = 20;
+/// Steps between judgements. A judgement takes as long as some steps; work since the last is lost
+/// when the program is killed.
+const BETWEEN: std::ops::RangeInclusive<u32> = 25..=100;
+
+/// Trains the kept weights of `pruned` on `text` to match `teacher`, in place.
+///
+/// `stop` is asked after every step; when it says so, the best so far is kept. The result depends
+/// on the seed but not on the number of threads.
+///
+/// # Errors
+///
+/// [`Error::Input`] when the two models do not belong together, when the training fails at any
+/// rate, or when there is nothing to resume; [`Error::Io`] for the checkpoint to resume from.
+pub fn heal(
+    teacher: &DenseModel,
+    pruned: &mut DenseModel,
+    text: &Text,
+    options: &Options,
+    stop: &dyn Fn() -> bool,
+) -> Result<Report> {
+    check_pair(teacher, pruned)?;
+    options.check()?;
+    let student = Student::new(pruned, options.int8)?;
+    let weights = Weights::default();
+    let objective = Distill::new(teacher, text, weights, options.sentences, options.seed)?;
+    let schedule = options.schedule("heal");
+    let mut hash = fingerprint(&student, options, &schedule)?;
+    for ids in text.train.iter().chain(&text.held_out) {
+        hash.update((ids.len() as u64).to_le_bytes());
+        hash.update(bytemuck::cast_slice::<u32, u8>(ids));
+    }
+    let report = run(&student, &objective, &schedule, options, hash, stop)?;
+    student.write_to(pruned)?;
+    Ok(report)
+}
+
+/// Trains the kept weights of `pruned` on a task's labels, in place. A classifier's head is in the
+/// second part of the answer.
+///
+/// # Errors
+///
+/// As [`heal`].
+pub fn fine_tune(
+    pruned: &mut DenseModel,
+    task: &Task,
+    options: &Options,
+    stop: &dyn Fn() -> bool,
+) -> Result<(Report, Option<task::Head>)> {
+    options.check()?;
+    let student = Student::new(pruned, options.int8)?;
+    let objective = task.objective(pruned, options)?;
+    let schedule = options.schedule("fine-tune");
+    let mut hash = fingerprint(&student, options, &schedule)?;
+    task.update(&mut hash);
+    let report = run(&student, &objective, &schedule, options, hash, stop)?;
+    let head = objective.head()?;
+    drop(objective);
+    student.write_to(pruned)?;
+    Ok((report, head))
+}
+
+fn run(
+    student: &Student,
+    objective: &dyn Objective,
+    schedule: &Schedule,
+    options: &Options,
+    hash: Sha256,
+    stop: &dyn Fn() -> bool,
+) -> Result<Report> {
+    let fingerprint: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let keeping = options.checkpoint.as_ref().map(|file| Keeping {
+        file: file.clone(),
+        resume: options.resume,
+        fingerprint,
+    });
+    train::train(student, objective, schedule, keeping.as_ref(), stop)
+}
+
+impl Options {
+    fn check(&self) -> Result<()> {
+        if !(self.rate > 0.0 && self.rate <= 1.0) {
+            return Err(Error::input(
+                format!("the learning rate {} is not above 0 and up to 1", self.rate),
+                format!("{RATE} is a good start"),
+            ));
+        }
+        if !(2..=4096).contains(&self.sentences) {
+            return Err(Error::input(
+                format!("{} sentences per step", self.sentences),
+                format!("give 2 to 4096; {SENTENCES} is a good start"),
+            ));
+        }
+        Ok(())
+    }
+
+    fn schedule(&self, name: &'static str) -> Schedule {
+        let judge_every = (self.steps / JUDGEMENTS).clamp(*BETWEEN.start(), *BETWEEN.end());
+        Schedule { name, steps: self.steps, rate: self.rate, judge_every }
+    }
+}
+
+/// Refuses a pair of models of which one was not made from the other.
+fn check_pair(teacher: &DenseModel, pruned: &DenseModel) -> Result<()> {
+    let (t, p) = (&teacher.embeddings, &pruned.embeddings);
+    let same_tables = t.word == p.word && t.position == p.position && t.token_type == p.token_type;
+    let what = if teacher.config != pruned.config || teacher.pooling != pruned.pooling {
+        "shape"
+    } else if teacher.tokenizer != pruned.tokenizer {
+        "vocabulary"
+    } else if !same_tables {
+        "embedding tables"
+    } else {
+        return Ok(());
+    };
+    Err(Error::input(
+        format!("{} and {} differ in {what}", pruned.name, teacher.name),
+        "give the dense model that the pruned one was made from",
+    ))
+}
+
+/// A hash of what a run starts from and how it goes.
+fn fingerprint(student: &Student, options: &Options, schedule: &Schedule) -> Result<Sha256> {
+    #[derive(Serialize)]
+    struct Settings<'a> {
+        version: &'static str,
+        schedule: &'a Schedule,
+        sentences: usize,
+        seed: u64,
+        int8: bool,
+    }
+    let settings = Settings {
+        version: env!("CARGO_PKG_VERSION"),
+        schedule,
+        sentences: options.sentences,
+        seed: options.seed,
+        int8: options.int8,
+    };
+    let settings = serde_json::to_vec(&settings)
+        .map_err(|e| Error::input(format!("cannot write the settings: {e}"), "report this"))?;
+    let mut hash = Sha256::new();
+    hash.update(settings);
+    for var in student.vars() {
+        hash.update(bytemuck::cast_slice::<f32, u8>(&var.flatten_all()?.to_vec1()?));
+    }
+    Ok(hash)
+}
