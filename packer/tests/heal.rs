@@ -9,7 +9,7 @@ use grouse::heal::student::{Student, summed_embeddings};
 use grouse::heal::text::Text;
 use grouse::heal::{self, Options};
 use grouse::model::{DenseModel, Layer, Pooling};
-use grouse::{calibrate, import, prune};
+use grouse::{import, prune};
 use grouse_tests::random_bert::{self, Shape};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -35,10 +35,9 @@ fn pair(dir: &Path) -> (DenseModel, DenseModel, Text) {
     let shape = Shape { hidden: 64, intermediate: 128, ..Shape::default() };
     let dense = model(&dir.join("dense"), &shape);
     let all = sentences(&shape, 300);
-    let stats = calibrate::collect(&dense, &all).unwrap();
     let mut pruned = dense.clone();
     let options = prune::Options { density: 0.4, ..prune::Options::default() };
-    prune::prune(&mut pruned, &stats, &options).unwrap();
+    prune::prune(&mut pruned, &all, &options).unwrap();
     (dense, pruned, Text::split(all).unwrap())
 }
 

@@ -229,12 +229,3 @@ fn fraction(text: &str) -> std::result::Result<f64, String> {
         _ => Err("give a number from 0 to 1, like 0.5".into()),
     }
 }
-
-/// The flag is part of the command line's contract, what it does is not there yet.
-fn zero(text: &str) -> std::result::Result<u32, String> {
-    match text.parse() {
-        Ok(0) => Ok(0),
-        Ok(_) => Err("this comes in a later version; 0 is the only value so far".into()),
-        Err(_) => Err("give a whole number".into()),
-    }
-}
