@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use grouse::pack::vocab::{WordPiece, section_from_dir};
 use grouse_runtime::Error;

@@ -234,7 +234,7 @@ fn fitted(source: &Source<'_>, densities: &[f64], options: &Options) -> Vec<Opti
         places.iter().zip(densities).map(|(at, d)| cost(source, *at, *d, options)).sum()
     };
     let budget = options.budget(source.model);
-    let (mut low, mut high) = (0.5, 2.0);
+    let (mut low, mut high) = (0.25, 8.0);
     for _ in 0..30 {
         let middle = (low + high) / 2.0;
         if total(&scaled(middle)) > budget { high = middle } else { low = middle }
