@@ -7,6 +7,9 @@ const HANDLER_BYTES: usize = 4096;
 /// What a word of free stack holds after [`paint`].
 const PAINT: u32 = 0x7061_696e;
 const WORD: usize = size_of::<u32>();
+/// Bytes under the stack pointer that [`paint`] leaves alone: the compiler may read the pointer
+/// before it saves the registers of this very function below it.
+const FRAME_BYTES: usize = 256;
 
 unsafe extern "C" {
     /// The stack's lowest address, from `memory.x`.
@@ -30,9 +33,9 @@ pub fn guard() {
 /// Paints what of the stack is free now, for [`deepest`] to see.
 #[inline(never)]
 pub fn paint() {
-    let end = cortex_m::register::msp::read() as usize;
+    let end = (cortex_m::register::msp::read() as usize).saturating_sub(FRAME_BYTES);
     for word in (limit()..end).step_by(WORD) {
-        // SAFETY: RAM of the stack below its pointer: nobody owns it, and no interrupt handler runs
+        // SAFETY: RAM of the stack below this frame: nobody owns it, and no interrupt handler runs
         // (they are masked, see `Uart::start`). This loop calls nothing.
         unsafe { with_exposed_provenance_mut::<u32>(word).write_volatile(PAINT) }
     }

@@ -136,20 +136,20 @@ fn colour(of: Origin) -> &'static str {
 /// Candidates by loss and agreement: those that were judged on all held-out sentences.
 pub fn candidates(search: &SearchReport) -> Markup {
     let judged: Vec<_> = search.candidates.iter().filter(|c| c.whole).collect();
-    let x = Axis::new(judged.iter().map(|c| c.loss), MARGIN, WIDTH - 20.0);
+    let x = Axis::new(judged.iter().map(|c| c.loss.ln()), MARGIN, WIDTH - 20.0);
     let y = Axis::new(judged.iter().map(|c| c.score), HEIGHT - 50.0, 20.0);
     let origins =
         [Origin::Seed, Origin::Uniform, Origin::Random, Origin::Disturbed, Origin::Evolved];
     html! {
         svg width=(WIDTH) height=(HEIGHT) viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) {
-            (axes(&x, &y, ["predicted loss", "agreement"]))
+            (axes(&x, &y, ["logarithm of the predicted loss", "agreement"]))
             @for c in &judged {
-                circle cx=(x.at(c.loss)) cy=(y.at(c.score)) r="5" fill=(colour(c.origin)) fill-opacity="0.8" {
+                circle cx=(x.at(c.loss.ln())) cy=(y.at(c.score)) r="5" fill=(colour(c.origin)) fill-opacity="0.8" {
                     title { (origin(c.origin)) (format!(": agreement {:.4}, loss {:.4}", c.score, c.loss)) }
                 }
             }
             @if let Some(best) = judged.first() {
-                circle cx=(x.at(best.loss)) cy=(y.at(best.score)) r="9" fill="none" stroke="#111" stroke-width="2" {}
+                circle cx=(x.at(best.loss.ln())) cy=(y.at(best.score)) r="9" fill="none" stroke="#111" stroke-width="2" {}
             }
             @for (i, o) in origins.into_iter().enumerate() {
                 circle cx=(WIDTH - 190.0) cy=(HEIGHT - 150.0 + 18.0 * i as f64) r="5" fill=(colour(o)) {}

@@ -38,7 +38,7 @@ const STYLE: &str = "
 body{font:15px/1.5 system-ui,sans-serif;max-width:1080px;margin:2em auto;padding:0 1em;color:#1c2430}
 h1{font-size:1.5em} h2{font-size:1.15em;margin-top:2em} p{max-width:46em}
 table{border-collapse:collapse;font-size:.9em} td,th{padding:.25em .7em;text-align:right;border-bottom:1px solid #dde2ea}
-td:first-child,th:first-child,td.text{text-align:left} svg{background:#fff} .grid{display:flex;flex-wrap:wrap;gap:14px}
+td:first-child,th:first-child,td.text{text-align:left} svg{background:#fff} .grid{display:grid;grid-template-columns:repeat(4,1fr);gap:14px;align-items:end}
 figure{margin:0} figcaption{font-size:.8em;color:#556} .figures b{font-size:1.4em} .figures span{margin-right:2em}
 ";
 

@@ -57,6 +57,8 @@ pub fn matmul(
 ///
 /// Byte j of the codes has the code of row `j / 16` and input `j % 16` in its low half, and that
 /// of row `2 + j / 16` in its high half.
+// Once in the program: it is not for speed.
+#[inline(never)]
 pub fn unpack_tile(multipliers: &[u8; TILE_ROWS], codes: &[u8; TILE_I4], out: &mut [i8; TILE]) {
     let rows = out.as_chunks_mut::<TILE_DEPTH>().0.iter_mut().zip(multipliers);
     for (r, (row, multiplier)) in rows.enumerate() {

@@ -4,6 +4,10 @@
 use bytemuck::must_cast;
 use wide::{f32x8, i16x16, i32x8};
 
+#[cfg(target_arch = "arm")]
+use crate::format::{TILE_I4, TILE_ROWS};
+#[cfg(target_arch = "arm")]
+use crate::kernels::{generic::TILE, int4};
 use crate::math;
 
 use super::generic::{Acc, Dot, Inputs, Isa, Operation, Simd, Sink, Steps, Vectorized, Weights};
@@ -117,6 +121,19 @@ impl Simd for Wide {
     #[inline(always)]
     fn mul_int(self, a: i32x8, b: i32x8) -> i32x8 {
         a * b
+    }
+
+    // Flash is short on a microcontroller, and it has better backends: no code of its own.
+    #[cfg(target_arch = "arm")]
+    fn unpack_run<const T: usize>(
+        self,
+        multipliers: &[u8; TILE_ROWS],
+        codes: &[[u8; TILE_I4]; T],
+        out: &mut [[i8; TILE]; T],
+    ) {
+        for (codes, out) in codes.iter().zip(out) {
+            int4::unpack_tile(multipliers, codes, out);
+        }
     }
 }
 
