@@ -9,7 +9,7 @@ use super::heal::{HealArgs, clean_up, say_report};
 use super::output::say;
 use super::print_json;
 use crate::eval::cosine;
-use crate::model::DenseModel;
+use crate::model::{DenseModel, Matrix};
 use crate::prune::cost::{Measure, OUTPUT_BYTES};
 use crate::prune::options::dense_cost;
 use crate::prune::{self, Method, Options};
@@ -113,7 +113,7 @@ pub fn run(args: Args) -> Result<()> {
         let some: Vec<_> = sentences.iter().step_by(step).collect();
         let before = forward::embed_all(&dense, &some)?;
         let after = forward::embed_all(&model, &some)?;
-        mean_cosine(&before.data, &after.data, before.cols)
+        mean_cosine(&before, &after)
     };
     let calibration = args.calib.as_deref().and_then(|path| path.file_name());
     let record = json!({
@@ -135,7 +135,7 @@ pub fn run(args: Args) -> Result<()> {
         let examples = examples(&dense, &model)?;
         let name = &dense.name;
         let page = Page { model: name, report: &found, cosine, examples: &examples };
-        std::fs::write(path, report::html(&page)).map_err(Error::io("write", path))?;
+        pack::write(path, report::html(&page).as_bytes())?;
     }
     if args.json {
         return print_json(&record);
@@ -212,15 +212,9 @@ fn examples(dense: &DenseModel, pruned: &DenseModel) -> Result<Vec<Example>> {
         .collect())
 }
 
-/// Mean cosine between the rows of two matrices of `cols` columns.
-fn mean_cosine(a: &[f32], b: &[f32], cols: usize) -> f64 {
-    let dot = |a: &[f32], b: &[f32]| -> f64 {
-        a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
-    };
-    let rows = a.chunks_exact(cols).zip(b.chunks_exact(cols));
-    let sum: f64 =
-        rows.map(|(a, b)| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt().max(f64::MIN_POSITIVE)).sum();
-    sum / (a.len() / cols.max(1)).max(1) as f64
+/// Mean cosine between the rows of two matrices.
+fn mean_cosine(a: &Matrix, b: &Matrix) -> f64 {
+    (0..a.rows).map(|row| cosine(a.row(row), b.row(row))).sum::<f64>() / a.rows.max(1) as f64
 }
 
 fn fraction(text: &str) -> std::result::Result<f64, String> {

@@ -9,10 +9,10 @@ use super::allocate::{Offer, allocate};
 use super::groups::Sizes;
 use super::levels::{self, Ladder, Source, group_count};
 use super::matrix::Level;
-use super::options::dense_cost;
+use super::options::{dense_cost, shape};
 use super::score::{Judge, Score};
 use super::search::{Breadth, Candidate, Origin, search};
-use super::{Options, stacked_mut};
+use super::{Options, places, stacked_mut};
 use crate::calibrate;
 use crate::model::DenseModel;
 use crate::progress::Progress;
@@ -200,10 +200,7 @@ fn shared_out(source: &Source<'_>, ladders: &[Ladder], options: &Options) -> Res
 }
 
 fn sizes(source: &Source<'_>, at: (usize, MatrixKind), density: f64, options: &Options) -> Sizes {
-    let (layer, kind) = at;
-    let linears = super::stacked(&source.model.layers[layer], kind);
-    let rows = linears.iter().map(|l| l.weight.rows).sum();
-    let cols = linears.first().map_or(0, |l| l.weight.cols);
+    let (rows, cols) = shape(source.model, at.0, at.1);
     match level(rows, density, options) {
         Some(l) => Sizes::new(rows, cols, l.density, l.groups, l.shared),
         None => Sizes::new(rows, cols, 1.0, 1, None),
@@ -222,9 +219,7 @@ fn level(rows: usize, density: f64, options: &Options) -> Option<Level> {
 
 /// The densities, all but dropped and dense ones moved by one factor so that the budget is spent.
 fn fitted(source: &Source<'_>, densities: &[f64], options: &Options) -> Vec<Option<Level>> {
-    let places: Vec<(usize, MatrixKind)> = (0..source.model.layers.len())
-        .flat_map(|layer| MatrixKind::ALL.map(|kind| (layer, kind)))
-        .collect();
+    let places: Vec<(usize, MatrixKind)> = places(source.model).collect();
     let densities = coupled(densities);
     let scaled = |factor: f64| -> Vec<f64> {
         let one = |d: &f64| if *d < 0.95 { (d * factor).min(0.94) } else { 1.0 };
@@ -252,7 +247,7 @@ fn fitted(source: &Source<'_>, densities: &[f64], options: &Options) -> Vec<Opti
             }
         }
     }
-    let rows = |at: &(usize, MatrixKind)| sizes(source, *at, 1.0, options).rows.iter().sum();
+    let rows = |at: &(usize, MatrixKind)| shape(source.model, at.0, at.1).0;
     places.iter().zip(densities).map(|(at, d)| level(rows(at), d, options)).collect()
 }
 

@@ -8,7 +8,7 @@ use super::groups::{ROW_UNIT, Sizes};
 use super::matrix::{Effort, Level, Target};
 use super::score::Judge;
 use super::version::Version;
-use super::{Options, stacked, stacked_mut};
+use super::{Options, places, stacked, stacked_mut};
 use crate::Result;
 use crate::calibrate::LayerStats;
 use crate::model::DenseModel;
@@ -62,9 +62,7 @@ impl Source<'_> {
 
     /// All matrices, the ones that take longest first, so that no thread is left with one.
     pub fn matrices(&self) -> Vec<(usize, MatrixKind)> {
-        let mut all: Vec<_> = (0..self.model.layers.len())
-            .flat_map(|layer| MatrixKind::ALL.map(|kind| (layer, kind)))
-            .collect();
+        let mut all: Vec<_> = places(self.model).collect();
         all.sort_by_key(|(layer, kind)| {
             let inputs = self.stats[*layer].inputs[*kind as usize].mean.len();
             (std::cmp::Reverse(inputs), *layer, *kind as usize)

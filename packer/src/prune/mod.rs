@@ -96,7 +96,7 @@ fn places(model: &DenseModel) -> impl Iterator<Item = (usize, MatrixKind)> + use
 fn uniform(model: &DenseModel, options: &Options) -> Vec<Option<Level>> {
     places(model)
         .map(|(layer, kind)| {
-            let rows = stacked(&model.layers[layer], kind).iter().map(|l| l.weight.rows).sum();
+            let (rows, _) = options::shape(model, layer, kind);
             let groups = group_count(options, rows, options.density);
             Some(Level { density: options.density, groups, shared: options.shared })
         })
