@@ -16,7 +16,7 @@ use super::unpack::{self, TILE};
 pub trait Simd: Copy + Sync {
     /// Tokens in a vector; divides 16.
     const LANES: usize;
-    /// Vectors of sums that a float matmul holds at once, 4 or 16.
+    /// Vectors of sums that a float matmul holds at once: 4, 8 or 16.
     const FLOAT_SUMS: usize = 16;
     /// Vector of f32.
     type F: Copy;
