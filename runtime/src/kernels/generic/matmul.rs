@@ -40,16 +40,17 @@ pub(super) fn pack<S: Dot>(s: S, job: &Pack<'_>, panel: &mut [u8]) {
             }
         }
         Indices::List(list) => {
+            let Some(factors) = job.equalize.get(..job.x.len()) else { return };
             for (inputs, tile) in list.chunks(TILE_DEPTH).zip(tiles) {
                 let mut columns = [any; TILE_DEPTH];
-                let mut factors = [0.0; TILE_DEPTH];
-                for ((c, f), i) in columns.iter_mut().zip(&mut factors).zip(inputs) {
+                let mut places = [0.0; TILE_DEPTH];
+                for ((c, f), i) in columns.iter_mut().zip(&mut places).zip(inputs) {
                     let i = usize::from(*i);
-                    if let (Some(x), Some(e)) = (job.x.get(i), job.equalize.get(i)) {
+                    if let (Some(x), Some(e)) = (job.x.get(i), factors.get(i)) {
                         (*c, *f) = (x, *e);
                     }
                 }
-                pack_tile(s, job, Inputs::new(columns, factors, inputs.len(), job.scales), tile);
+                pack_tile(s, job, Inputs::new(columns, places, inputs.len(), job.scales), tile);
             }
         }
     }
