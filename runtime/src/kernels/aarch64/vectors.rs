@@ -229,10 +229,16 @@ pub(super) fn accumulate<S: Products>(
 const TRANSPOSE: [u8; 16] = [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15];
 
 /// Quantizes four tokens of sixteen inputs: for each step of four inputs, `[4 tokens][4 inputs]`
-/// bytes.
+/// bytes. Where only the first two steps hold inputs, the others are left out.
 /// The processor must have NEON.
 #[inline(always)]
 pub(super) fn quantized(inputs: &Inputs<'_>, part: usize) -> [int32x4_t; 4] {
+    if inputs.steps <= 2 { steps::<2>(inputs, part) } else { steps::<4>(inputs, part) }
+}
+
+/// The first `N` steps of [`quantized`].
+#[inline(always)]
+fn steps<const N: usize>(inputs: &Inputs<'_>, part: usize) -> [int32x4_t; 4] {
     let at = part % 4 * 4;
     // SAFETY: four numbers from 0, 4, 8 or 12 of sixteen.
     let (inverse, zero) = unsafe {
@@ -244,7 +250,7 @@ pub(super) fn quantized(inputs: &Inputs<'_>, part: usize) -> [int32x4_t; 4] {
     let zero = op!(vreinterpretq_s16_s32(zero));
     let zero = op!(vuzp1q_s16(zero, zero));
     let mut quantized = [op!(vdupq_n_s32(0)); 4];
-    for (step, quantized) in quantized.iter_mut().enumerate() {
+    for (step, quantized) in quantized.iter_mut().enumerate().take(N) {
         let ab = pair::<0, 1>(inputs, step, at, inverse);
         let cd = pair::<2, 3>(inputs, step, at, inverse);
         let ab = op!(vqmovn_s16(vaddq_s16(ab, zero)));

@@ -40,17 +40,16 @@ pub(super) fn pack<S: Dot>(s: S, job: &Pack<'_>, panel: &mut [u8]) {
             }
         }
         Indices::List(list) => {
-            let Some(factors) = job.equalize.get(..job.x.len()) else { return };
+            let Some(all) = job.equalize.get(..job.x.len()) else { return };
             for (inputs, tile) in list.chunks(TILE_DEPTH).zip(tiles) {
                 let mut columns = [any; TILE_DEPTH];
-                let mut places = [0.0; TILE_DEPTH];
-                for ((c, f), i) in columns.iter_mut().zip(&mut places).zip(inputs) {
+                let mut factors = [0.0; TILE_DEPTH];
+                for ((c, f), i) in columns.iter_mut().zip(&mut factors).zip(inputs) {
                     let i = usize::from(*i);
-                    if let (Some(x), Some(e)) = (job.x.get(i), factors.get(i)) {
-                        (*c, *f) = (x, *e);
-                    }
+                    let (Some(x), Some(e)) = (job.x.get(i), all.get(i)) else { return };
+                    (*c, *f) = (x, *e);
                 }
-                pack_tile(s, job, Inputs::new(columns, places, inputs.len(), job.scales), tile);
+                pack_tile(s, job, Inputs::new(columns, factors, inputs.len(), job.scales), tile);
             }
         }
     }
@@ -149,36 +148,40 @@ pub(super) fn int8<S: Dot>(
     out: &mut Output<'_>,
 ) {
     let tiles = out.tokens.div_ceil(TILE_TOKENS).min(scales.len());
-    let quad_bytes = TILE_ROWS * round_up(group.depth, TILE_DEPTH);
+    let quad_bytes = (TILE_ROWS * round_up(group.depth, TILE_DEPTH)).max(1);
     let stride = panels.capacity / STEP * S::STEP;
-    let most = |tiles: usize| S::SHAPES[usize::from(tiles > 1)];
-    let (row_step, _) = most(tiles);
-    for first in (start..start + count).step_by(row_step) {
-        let rows = (start + count - first).min(row_step);
-        let padded = rows.next_multiple_of(TILE_ROWS);
-        let at = first / TILE_ROWS * quad_bytes;
-        let (Some(block), Some(bias), Some(scale), Some(sum)) = (
-            group.block.get(at..),
-            group.bias.get(first..first + padded),
-            group.scale.get(first..first + padded),
-            group.sum.get(first..first + padded),
+    let (row_step, tile_step) = S::SHAPES[usize::from(tiles > 1)];
+    let padded = count.next_multiple_of(TILE_ROWS);
+    let (block, rows) = (start / TILE_ROWS * quad_bytes, start..start + padded);
+    let (Some(block), Some(bias), Some(scale), Some(sum)) = (
+        group.block.get(block..block + padded / TILE_ROWS * quad_bytes),
+        group.bias.get(rows.clone()),
+        group.scale.get(rows.clone()),
+        group.sum.get(rows),
+    ) else {
+        return;
+    };
+    let outputs = group.outputs.part(start, count);
+    for tile in (0..tiles).step_by(tile_step) {
+        let together = tile_step.min(tiles - tile);
+        let live = live(out.tokens, tile + together - 1);
+        let features = out.features;
+        let (Some(bytes), Some(scales), Some(columns)) = (
+            panels.bytes.get(tile * stride..),
+            scales.get(tile..tile + together),
+            out.columns.get_mut(tile * features..),
         ) else {
             return;
         };
-        let weights = Weights { block, rows: padded, depth: group.depth };
-        let outputs = group.outputs.part(first, rows);
-        let mut tile = 0;
-        while tile < tiles {
-            let together = most(tiles).1.min(tiles - tile);
-            let Some(bytes) = panels.bytes.get(tile * stride..) else { return };
-            let panels = Steps { bytes, stride, tiles: together };
-            let Some(scales) = scales.get(tile..tile + together) else { return };
-            let columns = out.columns.get_mut(tile * out.features..).unwrap_or_default();
-            let features = out.features;
-            let live = live(out.tokens, tile + together - 1);
+        let panels = Steps { bytes, stride, tiles: together };
+        let blocks = block.chunks(row_step / TILE_ROWS * quad_bytes);
+        let numbers = bias.chunks(row_step).zip(scale.chunks(row_step)).zip(sum.chunks(row_step));
+        for (i, (block, ((bias, scale), sum))) in blocks.zip(numbers).enumerate() {
+            let weights = Weights { block, rows: bias.len(), depth: group.depth };
+            let outputs = outputs.part(i * row_step, row_step.min(count - i * row_step));
+            let columns = &mut *columns;
             let mut finish = Finish { s, outputs, bias, scale, sum, scales, columns, features };
             s.accumulate(&weights, &panels, live, &mut finish);
-            tile += together;
         }
     }
 }
