@@ -1,11 +1,14 @@
 //! `grouse pack`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use grouse_runtime::format::DataType;
 
-use crate::pack::{self, Options};
+use crate::model::DenseModel;
+use crate::pack::trim::{self, Chars};
+use crate::pack::vocab::WordPiece;
+use crate::pack::{self, Options, Vocabulary};
 use crate::{Result, calibrate, import};
 
 use super::output::say;
@@ -31,6 +34,8 @@ pub struct Args {
     /// Most tokens of one text; the model's own maximum when left out.
     #[arg(long, value_name = "N")]
     max_tokens: Option<usize>,
+    #[command(flatten)]
+    vocabulary: VocabularyArgs,
     /// Block layout.
     #[arg(long, value_enum, default_value_t = Layout::R4k16)]
     layout: Layout,
@@ -41,6 +46,41 @@ pub struct Args {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+}
+
+/// Which word pieces are packed.
+#[derive(Debug, clap::Args)]
+pub struct VocabularyArgs {
+    /// Keep only the word pieces that this text (and the built-in sentences) use: plain text, a
+    /// sentence a line. Other words are split into kept pieces.
+    #[arg(long, value_name = "FILE")]
+    vocab_from: Option<PathBuf>,
+    /// Keep so many pieces, the most frequent ones; all that the text uses when left out.
+    #[arg(long, value_name = "N", requires = "vocab_from")]
+    vocab_size: Option<usize>,
+    /// Which single characters stay, whether the text has them or not.
+    #[arg(long, value_enum, default_value_t, requires = "vocab_from")]
+    vocab_chars: Chars,
+}
+
+impl VocabularyArgs {
+    /// Trims the vocabulary of `model`, which `dir` holds, if that is asked for, and says on
+    /// standard error what it does to the corpus.
+    ///
+    /// # Errors
+    /// A bad corpus or size.
+    pub fn trim(&self, model: &mut DenseModel, dir: &Path) -> Result<Option<Vocabulary>> {
+        let Some(file) = &self.vocab_from else { return Ok(None) };
+        let corpus = calibrate::corpus(file)?;
+        let texts: Vec<&str> = corpus.iter().map(String::as_str).collect();
+        let options = trim::Options { size: self.vocab_size, chars: self.vocab_chars };
+        let trimmed = trim::trim(&WordPiece::from_dir(dir)?, &texts, options)?;
+        trimmed.apply(model)?;
+        let coverage = trimmed.coverage;
+        eprintln!("{coverage}");
+        let corpus = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Some(Vocabulary { corpus, coverage }))
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -89,7 +129,8 @@ const SENTENCES: usize = 1000;
 /// A bad directory, calibration file or output path.
 pub fn run(args: Args) -> Result<()> {
     let Layout::R4k16 = args.layout;
-    let model = import::load_dir(&args.model_dir)?;
+    let mut model = import::load_dir(&args.model_dir)?;
+    let vocabulary = args.vocabulary.trim(&mut model, &args.model_dir)?;
     let weights = DataType::from(args.weights);
     let calibration = match &args.calib {
         Some(path) => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
@@ -107,6 +148,7 @@ pub fn run(args: Args) -> Result<()> {
         embeddings: args.embeddings.into(),
         max_tokens: args.max_tokens,
         calibration,
+        vocabulary,
         measure: args.skip == Skip::Faster,
     };
     let packed = pack::pack(&model, stats.as_deref(), &options)?;
@@ -118,6 +160,7 @@ pub fn run(args: Args) -> Result<()> {
             "file": args.output,
             "bytes": packed.bytes.len(),
             "density": density,
+            "vocabulary": options.vocabulary,
             "matrices": packed.matrices,
         }));
     }

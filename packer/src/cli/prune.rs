@@ -177,6 +177,7 @@ fn fixed_bytes(dense: &DenseModel) -> Result<u64> {
         embeddings: DataType::I8,
         max_tokens: None,
         calibration: String::new(),
+        vocabulary: None,
         measure: false,
         exceptions: Vec::new(),
     };

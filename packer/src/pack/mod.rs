@@ -5,6 +5,7 @@ pub mod choose;
 pub mod discover;
 pub mod layer;
 pub mod sections;
+pub mod trim;
 pub mod vocab;
 
 use std::io::Write;
@@ -36,6 +37,8 @@ pub struct Options {
     pub max_tokens: Option<usize>,
     /// Where the calibration sentences came from, for the file's `META`.
     pub calibration: String,
+    /// How the vocabulary was trimmed, if it was, for the file's `META`.
+    pub vocabulary: Option<Vocabulary>,
     /// Whether groups and the whole matrix are timed ([`choose`]), or groups kept wherever they
     /// take fewer bytes.
     pub measure: bool,
@@ -47,6 +50,16 @@ impl Options {
         let own = self.exceptions.iter().find(|(l, k, _)| (*l, *k) == (layer, kind));
         own.map_or(self.weights, |(.., number)| *number)
     }
+}
+
+/// How a vocabulary was trimmed.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Vocabulary {
+    /// Name of the corpus.
+    pub corpus: String,
+    /// What that does to it.
+    #[serde(flatten)]
+    pub coverage: trim::Coverage,
 }
 
 /// A packed model.
@@ -87,6 +100,7 @@ pub fn pack(model: &DenseModel, stats: Option<&[LayerStats]>, options: &Options)
         "weights": options.weights.name(),
         "embeddings": options.embeddings.name(),
         "calibration": options.calibration,
+        "vocabulary": options.vocabulary,
         "matrices": matrices,
     });
     sections.push((format::SECTION_META, 0, meta.to_string().into_bytes()));
