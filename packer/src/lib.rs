@@ -24,5 +24,6 @@ pub mod prune;
 pub mod pull;
 pub mod quantize;
 pub mod report;
+pub mod self_test;
 
 pub use error::{Error, Result};

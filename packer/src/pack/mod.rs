@@ -5,6 +5,7 @@ pub mod choose;
 pub mod discover;
 pub mod layer;
 pub mod sections;
+pub mod self_test;
 pub mod trim;
 pub mod vocab;
 
@@ -103,6 +104,8 @@ pub fn pack(model: &DenseModel, stats: Option<&[LayerStats]>, options: &Options)
         "vocabulary": options.vocabulary,
         "matrices": matrices,
     });
+    let test = self_test::section(&sections::file(&sections))?;
+    sections.push((format::SECTION_TEST, 0, test));
     sections.push((format::SECTION_META, 0, meta.to_string().into_bytes()));
     Ok(Packed { bytes: sections::file(&sections), matrices })
 }
