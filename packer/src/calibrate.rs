@@ -131,13 +131,14 @@ pub fn tokenize(model: &DenseModel, texts: &[&str]) -> Result<Vec<Vec<u32>>> {
         .collect()
 }
 
-/// The lines of `file` (plain UTF-8 text) that are not blank, and the built-in sentences.
+/// The lines of `file` (plain UTF-8 text), if there is one, that are not blank, and the built-in
+/// sentences.
 ///
 /// # Errors
 ///
 /// [`Error::Input`] for a file that is not UTF-8 text, [`Error::Io`] for one that cannot be read.
-pub fn corpus(file: &Path) -> Result<Vec<String>> {
-    let text = read_text(file)?;
+pub fn corpus(file: Option<&Path>) -> Result<Vec<String>> {
+    let text = file.map(read_text).transpose()?.unwrap_or_default();
     let lines = text.lines().chain(BUILT_IN.lines()).map(str::trim);
     Ok(lines.filter(|line| !line.is_empty()).map(String::from).collect())
 }

@@ -25,5 +25,6 @@ pub mod pull;
 pub mod quantize;
 pub mod report;
 pub mod self_test;
+pub mod shrink;
 
 pub use error::{Error, Result};

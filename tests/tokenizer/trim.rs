@@ -47,7 +47,7 @@ fn ids_are_those_of_hugging_face_with_the_same_vocabulary() {
         let words = WordPiece::from_json(&json).unwrap();
         let most = trim(&words, &corpus, Options::default()).unwrap();
         assert!(most.kept.len() < words.pieces.len());
-        let fewest = Options { chars: Chars::Corpus, size: None };
+        let fewest = Options { chars: Chars::Corpus, ..Options::default() };
         for options in [Options::default(), fewest, Options { size: Some(300), ..fewest }] {
             let trimmed = trim(&words, &corpus, options).unwrap();
             let pair = pair(&json, &trimmed);
@@ -91,7 +91,8 @@ fn the_most_frequent_pieces_stay_and_the_coverage_is_counted() {
     let json = tokenizer_json(pieces.map(String::from), UNCASED).to_string();
     let words = WordPiece::from_json(&json).unwrap();
     let corpus = ["ab ab ab aba aba", "bb q abab"];
-    let trimmed = |size| trim(&words, &corpus, Options { size, chars: Chars::All }).unwrap();
+    let options = |size| Options { size, ..Options::default() };
+    let trimmed = |size| trim(&words, &corpus, options(size)).unwrap();
     let names = |trimmed: &Trimmed| {
         let mut names: Vec<_> = trimmed.words.pieces.iter().collect();
         names.sort_by_key(|(_, id)| **id);
@@ -113,11 +114,19 @@ fn the_most_frequent_pieces_stay_and_the_coverage_is_counted() {
     assert_eq!((c.unknown_before, c.unknown), (1, 1));
     assert_eq!(small.kept[small.words.cls_id as usize], words.cls_id);
 
-    let error = |corpus: &[&str], size| {
-        trim(&words, corpus, Options { size, chars: Chars::All }).unwrap_err().to_string()
-    };
+    let error =
+        |corpus: &[&str], size| trim(&words, corpus, options(size)).unwrap_err().to_string();
     assert!(error(&corpus, Some(11)).contains("alone are 12"), "{}", error(&corpus, Some(11)));
     assert!(error(&[" ", ""], None).contains("no words"));
+
+    // The vocabulary's order decides where the corpus hardly says anything: ab is far in front.
+    let corpus = ["bb ".repeat(60) + "aba"];
+    let kept = |prior| {
+        let options = Options { size: Some(14), prior, ..Options::default() };
+        names(&trim(&words, &[&corpus[0]], options).unwrap())
+    };
+    assert_eq!(kept(0.0), "a b ##a ##b aba bb");
+    assert_eq!(kept(1.0), "a b ##a ##b ab bb");
 }
 
 #[test]
@@ -127,7 +136,7 @@ fn the_real_vocabulary_trimmed() {
     let words = WordPiece::from_dir(&dir).unwrap();
     let corpus: Vec<&str> = grouse::calibrate::built_in().collect();
     for (chars, size) in [(Chars::All, None), (Chars::Corpus, Some(4_000))] {
-        let trimmed = trim(&words, &corpus, Options { size, chars }).unwrap();
+        let trimmed = trim(&words, &corpus, Options { size, chars, ..Options::default() }).unwrap();
         println!("{}", trimmed.coverage);
         assert_eq!(size.unwrap_or(trimmed.kept.len()), trimmed.kept.len());
         let pair = pair(&json, &trimmed);

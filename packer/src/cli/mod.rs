@@ -18,6 +18,7 @@ mod prune;
 mod pull;
 mod run;
 mod self_test;
+mod shrink;
 mod texts;
 mod tokenize;
 

@@ -6,9 +6,8 @@ use clap::ValueEnum;
 use grouse_runtime::format::DataType;
 
 use crate::model::DenseModel;
-use crate::pack::trim::{self, Chars};
-use crate::pack::vocab::WordPiece;
-use crate::pack::{self, Options, Vocabulary};
+use crate::pack::trim::{self, Chars, Vocabulary};
+use crate::pack::{self, Options};
 use crate::{Result, calibrate, import};
 
 use super::output::say;
@@ -61,6 +60,10 @@ pub struct VocabularyArgs {
     /// Which single characters stay, whether the text has them or not.
     #[arg(long, value_enum, default_value_t, requires = "vocab_from")]
     vocab_chars: Chars,
+    /// What the vocabulary's own order, which in BERT's is that of frequency, weighs beside the
+    /// text; 0 counts the text alone.
+    #[arg(long, value_name = "W", default_value_t = trim::PRIOR, requires = "vocab_from")]
+    vocab_prior: f64,
 }
 
 impl VocabularyArgs {
@@ -71,15 +74,14 @@ impl VocabularyArgs {
     /// A bad corpus or size.
     pub fn trim(&self, model: &mut DenseModel, dir: &Path) -> Result<Option<Vocabulary>> {
         let Some(file) = &self.vocab_from else { return Ok(None) };
-        let corpus = calibrate::corpus(file)?;
-        let texts: Vec<&str> = corpus.iter().map(String::as_str).collect();
-        let options = trim::Options { size: self.vocab_size, chars: self.vocab_chars };
-        let trimmed = trim::trim(&WordPiece::from_dir(dir)?, &texts, options)?;
-        trimmed.apply(model)?;
-        let coverage = trimmed.coverage;
-        eprintln!("{coverage}");
-        let corpus = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Some(Vocabulary { corpus, coverage }))
+        let options = trim::Options {
+            size: self.vocab_size,
+            chars: self.vocab_chars,
+            prior: self.vocab_prior.max(0.0),
+        };
+        let vocabulary = Vocabulary::trim(model, dir, Some(file), options)?;
+        eprintln!("{}", vocabulary.coverage);
+        Ok(Some(vocabulary))
     }
 }
 
@@ -121,7 +123,7 @@ enum Layout {
 }
 
 /// Sentences that the quantizer looks at.
-const SENTENCES: usize = 1000;
+pub const SENTENCES: usize = 1000;
 
 /// Runs the command.
 ///

@@ -39,7 +39,7 @@ pub struct Options {
     /// Where the calibration sentences came from, for the file's `META`.
     pub calibration: String,
     /// How the vocabulary was trimmed, if it was, for the file's `META`.
-    pub vocabulary: Option<Vocabulary>,
+    pub vocabulary: Option<trim::Vocabulary>,
     /// Whether groups and the whole matrix are timed ([`choose`]), or groups kept wherever they
     /// take fewer bytes.
     pub measure: bool,
@@ -51,16 +51,6 @@ impl Options {
         let own = self.exceptions.iter().find(|(l, k, _)| (*l, *k) == (layer, kind));
         own.map_or(self.weights, |(.., number)| *number)
     }
-}
-
-/// How a vocabulary was trimmed.
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct Vocabulary {
-    /// Name of the corpus.
-    pub corpus: String,
-    /// What that does to it.
-    #[serde(flatten)]
-    pub coverage: trim::Coverage,
 }
 
 /// A packed model.

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::path::Path;
 
 use grouse_runtime::tokenizer::Tokenizer;
 use rayon::prelude::*;
@@ -11,17 +12,31 @@ use serde::Serialize;
 
 use super::vocab::WordPiece;
 use crate::model::{DenseModel, Matrix};
-use crate::{Error, Result};
+use crate::{Error, Result, calibrate};
 
 /// How much to keep.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Options {
     /// Pieces to keep, special tokens and characters included; every piece that the corpus uses
     /// when `None`.
     pub size: Option<usize>,
     /// Which single characters stay.
     pub chars: Chars,
+    /// What the vocabulary's own order is worth beside the corpus: 0 counts the corpus alone, 1
+    /// gives both the same weight.
+    pub prior: f64,
 }
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { size: None, chars: Chars::All, prior: PRIOR }
+    }
+}
+
+/// [`Options::prior`] unless the caller says otherwise.
+pub const PRIOR: f64 = 1.0;
+/// The share of the piece of rank r in a vocabulary sorted by frequency goes as 1 / (r + this).
+const RANK_OFFSET: f64 = 10.0;
 
 /// The single characters that stay, at a word's start and inside of words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -90,46 +105,118 @@ impl fmt::Display for Coverage {
     }
 }
 
-/// Chooses the pieces of `words` that `texts` use, the most frequent first, and of equally
-/// frequent ones those with lower ids: BERT's vocabularies are sorted by frequency.
+/// Chooses the pieces of `words` that `texts` use, the most frequent first.
 ///
+/// Frequent in the corpus, that is, and by the vocabulary's own order ([`Options::prior`]): BERT's
+/// are sorted by frequency, which says more of rare pieces than a corpus of some thousand lines.
 /// Special tokens and characters ([`Chars`]) stay whatever the texts. With more room than the
-/// texts fill, unused pieces follow by their ids.
+/// texts fill, unused pieces follow.
 ///
 /// # Errors
 /// [`Error::Input`] for texts without a word, and for a size below what must stay.
 pub fn trim(words: &WordPiece, texts: &[&str], options: Options) -> Result<Trimmed> {
     let section = words.section()?;
     let whole = open(&section)?;
-    let counts = count(&whole, texts)?;
-    if counts.iter().all(|count| *count == 0) {
-        return Err(Error::input(
-            "the corpus of --vocab-from has no words",
-            "give a plain text file with a sentence a line, of the kind that the model will read",
-        ));
-    }
-    let alphabet = Alphabet::of(words, &counts, options.chars)?;
-    let specials = words.added.values().chain([&words.unk_id, &words.cls_id, &words.sep_id]);
-    let mut kept: BTreeSet<u32> = specials.copied().chain(alphabet.ids.iter().copied()).collect();
+    let Start { counts, alphabet, mut kept } = Start::new(words, &whole, texts, options.chars)?;
     let must = kept.len();
     let count = |id: u32| counts.get(id as usize).copied().unwrap_or_default();
     let reachable =
         |(piece, id): &(&String, &u32)| count(**id) > 0 || alphabet.spells(words, piece);
     let mut rest: Vec<u32> = words.pieces.iter().filter(reachable).map(|(_, id)| *id).collect();
     rest.retain(|id| !kept.contains(id));
-    rest.sort_by_key(|id| (std::cmp::Reverse(count(*id)), *id));
-    let used = rest.iter().take_while(|id| count(**id) > 0).count();
-    let more = match options.size {
-        None => used,
-        Some(size) => size.checked_sub(must).ok_or_else(|| too_few(size, must, options.chars))?,
-    };
-    kept.extend(rest.into_iter().take(more));
+    match options.size {
+        None => kept.extend(rest.into_iter().filter(|id| count(*id) > 0)),
+        Some(size) => {
+            let more = size.checked_sub(must).ok_or_else(|| too_few(size, must, options.chars))?;
+            rest.sort_unstable();
+            let all: u64 = counts.iter().sum();
+            let share = |rank: usize| 1.0 / (rank as f64 + RANK_OFFSET);
+            let shares: f64 = (0..rest.len()).map(share).sum();
+            let mut scored: Vec<(f64, u32)> = rest
+                .into_iter()
+                .enumerate()
+                .map(|(rank, id)| {
+                    let prior = options.prior * share(rank) / shares;
+                    (count(id) as f64 / all as f64 + prior, id)
+                })
+                .collect();
+            scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+            kept.extend(scored.into_iter().take(more).map(|(_, id)| id));
+        }
+    }
 
     let kept: Vec<u32> = kept.into_iter().collect();
     let new: BTreeMap<u32, u32> = kept.iter().copied().zip(0..).collect();
     let smaller = words.renumbered(&new);
     let coverage = coverage(words, &whole, &smaller, &new, texts)?;
     Ok(Trimmed { words: smaller, kept, coverage })
+}
+
+/// The fewest pieces that [`trim`] can keep.
+///
+/// # Errors
+/// As [`trim`].
+pub fn least(words: &WordPiece, texts: &[&str], chars: Chars) -> Result<usize> {
+    let section = words.section()?;
+    Ok(Start::new(words, &open(&section)?, texts, chars)?.kept.len())
+}
+
+/// How a model's vocabulary was trimmed.
+#[derive(Debug, Clone, Serialize)]
+pub struct Vocabulary {
+    /// Name of the corpus.
+    pub corpus: String,
+    /// What that does to it.
+    #[serde(flatten)]
+    pub coverage: Coverage,
+}
+
+impl Vocabulary {
+    /// Trims the vocabulary of `model`, whose tokenizer `dir` holds, to the text in `file` (and the
+    /// built-in sentences, which are all there is without it).
+    ///
+    /// # Errors
+    /// As [`trim`], [`calibrate::corpus`] and [`WordPiece::from_dir`].
+    pub fn trim(
+        model: &mut DenseModel,
+        dir: &Path,
+        file: Option<&Path>,
+        options: Options,
+    ) -> Result<Self> {
+        let corpus = calibrate::corpus(file)?;
+        let texts: Vec<&str> = corpus.iter().map(String::as_str).collect();
+        let trimmed = trim(&WordPiece::from_dir(dir)?, &texts, options)?;
+        trimmed.apply(model)?;
+        let name = file.map_or("built-in sentences".into(), |file| {
+            file.file_name().unwrap_or_default().to_string_lossy()
+        });
+        Ok(Self { corpus: name.into_owned(), coverage: trimmed.coverage })
+    }
+}
+
+/// What is known before pieces are chosen.
+struct Start {
+    /// How often the texts have each id.
+    counts: Vec<u64>,
+    alphabet: Alphabet,
+    /// Ids that stay in any case.
+    kept: BTreeSet<u32>,
+}
+
+impl Start {
+    fn new(words: &WordPiece, whole: &Tokenizer<'_>, texts: &[&str], chars: Chars) -> Result<Self> {
+        let counts = count(whole, texts)?;
+        if counts.iter().all(|count| *count == 0) {
+            return Err(Error::input(
+                "the corpus of --vocab-from has no words",
+                "give a plain text file with a sentence a line, of the kind that the model will read",
+            ));
+        }
+        let alphabet = Alphabet::of(words, &counts, chars)?;
+        let specials = words.added.values().chain([&words.unk_id, &words.cls_id, &words.sep_id]);
+        let kept = specials.copied().chain(alphabet.ids.iter().copied()).collect();
+        Ok(Self { counts, alphabet, kept })
+    }
 }
 
 impl Trimmed {
