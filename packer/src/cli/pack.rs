@@ -60,10 +60,6 @@ pub struct VocabularyArgs {
     /// Which single characters stay, whether the text has them or not.
     #[arg(long, value_enum, default_value_t, requires = "vocab_from")]
     vocab_chars: Chars,
-    /// What the vocabulary's own order, which in BERT's is that of frequency, weighs beside the
-    /// text; 0 counts the text alone.
-    #[arg(long, value_name = "W", default_value_t = trim::PRIOR, requires = "vocab_from")]
-    vocab_prior: f64,
 }
 
 impl VocabularyArgs {
@@ -74,11 +70,7 @@ impl VocabularyArgs {
     /// A bad corpus or size.
     pub fn trim(&self, model: &mut DenseModel, dir: &Path) -> Result<Option<Vocabulary>> {
         let Some(file) = &self.vocab_from else { return Ok(None) };
-        let options = trim::Options {
-            size: self.vocab_size,
-            chars: self.vocab_chars,
-            prior: self.vocab_prior.max(0.0),
-        };
+        let options = trim::Options { size: self.vocab_size, chars: self.vocab_chars };
         let vocabulary = Vocabulary::trim(model, dir, Some(file), options)?;
         eprintln!("{}", vocabulary.coverage);
         Ok(Some(vocabulary))

@@ -172,8 +172,7 @@ impl ShrinkArgs {
         let vocabulary = match pieces {
             None => None,
             size => {
-                let options =
-                    trim::Options { size, chars: self.vocab_chars, ..trim::Options::default() };
+                let options = trim::Options { size, chars: self.vocab_chars };
                 let corpus = self.vocab_from.as_deref();
                 Some(Vocabulary::trim(&mut model, dir, corpus, options)?)
             }

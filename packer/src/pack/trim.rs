@@ -15,28 +15,14 @@ use crate::model::{DenseModel, Matrix};
 use crate::{Error, Result, calibrate};
 
 /// How much to keep.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Options {
     /// Pieces to keep, special tokens and characters included; every piece that the corpus uses
     /// when `None`.
     pub size: Option<usize>,
     /// Which single characters stay.
     pub chars: Chars,
-    /// What the vocabulary's own order is worth beside the corpus: 0 counts the corpus alone, 1
-    /// gives both the same weight.
-    pub prior: f64,
 }
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { size: None, chars: Chars::All, prior: PRIOR }
-    }
-}
-
-/// [`Options::prior`] unless the caller says otherwise.
-pub const PRIOR: f64 = 1.0;
-/// The share of the piece of rank r in a vocabulary sorted by frequency goes as 1 / (r + this).
-const RANK_OFFSET: f64 = 10.0;
 
 /// The single characters that stay, at a word's start and inside of words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -105,12 +91,11 @@ impl fmt::Display for Coverage {
     }
 }
 
-/// Chooses the pieces of `words` that `texts` use, the most frequent first.
+/// Chooses the pieces of `words` that `texts` use, the most frequent first, and of equally
+/// frequent ones those with lower ids: BERT's vocabularies are sorted by frequency.
 ///
-/// Frequent in the corpus, that is, and by the vocabulary's own order ([`Options::prior`]): BERT's
-/// are sorted by frequency, which says more of rare pieces than a corpus of some thousand lines.
 /// Special tokens and characters ([`Chars`]) stay whatever the texts. With more room than the
-/// texts fill, unused pieces follow.
+/// texts fill, unused pieces follow by their ids.
 ///
 /// # Errors
 /// [`Error::Input`] for texts without a word, and for a size below what must stay.
@@ -124,26 +109,13 @@ pub fn trim(words: &WordPiece, texts: &[&str], options: Options) -> Result<Trimm
         |(piece, id): &(&String, &u32)| count(**id) > 0 || alphabet.spells(words, piece);
     let mut rest: Vec<u32> = words.pieces.iter().filter(reachable).map(|(_, id)| *id).collect();
     rest.retain(|id| !kept.contains(id));
-    match options.size {
-        None => kept.extend(rest.into_iter().filter(|id| count(*id) > 0)),
-        Some(size) => {
-            let more = size.checked_sub(must).ok_or_else(|| too_few(size, must, options.chars))?;
-            rest.sort_unstable();
-            let all: u64 = counts.iter().sum();
-            let share = |rank: usize| 1.0 / (rank as f64 + RANK_OFFSET);
-            let shares: f64 = (0..rest.len()).map(share).sum();
-            let mut scored: Vec<(f64, u32)> = rest
-                .into_iter()
-                .enumerate()
-                .map(|(rank, id)| {
-                    let prior = options.prior * share(rank) / shares;
-                    (count(id) as f64 / all as f64 + prior, id)
-                })
-                .collect();
-            scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-            kept.extend(scored.into_iter().take(more).map(|(_, id)| id));
-        }
-    }
+    rest.sort_by_key(|id| (std::cmp::Reverse(count(*id)), *id));
+    let used = rest.iter().take_while(|id| count(**id) > 0).count();
+    let more = match options.size {
+        None => used,
+        Some(size) => size.checked_sub(must).ok_or_else(|| too_few(size, must, options.chars))?,
+    };
+    kept.extend(rest.into_iter().take(more));
 
     let kept: Vec<u32> = kept.into_iter().collect();
     let new: BTreeMap<u32, u32> = kept.iter().copied().zip(0..).collect();
