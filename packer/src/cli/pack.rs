@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use grouse_runtime::format::DataType;
 
+use crate::heal::respell::Respell;
 use crate::model::DenseModel;
 use crate::pack::trim::{self, Chars, Vocabulary};
 use crate::pack::{self, Options};
@@ -74,6 +75,18 @@ impl VocabularyArgs {
         let vocabulary = Vocabulary::trim(model, dir, Some(file), options)?;
         eprintln!("{}", vocabulary.coverage);
         Ok(Some(vocabulary))
+    }
+}
+
+impl VocabularyArgs {
+    /// How `model`, whose tokenizer `dir` holds, is to be read when its vocabulary will be trimmed.
+    ///
+    /// # Errors
+    /// As [`VocabularyArgs::trim`].
+    pub fn respell(&self, model: &DenseModel, dir: &Path) -> Result<Option<Respell>> {
+        let Some(file) = &self.vocab_from else { return Ok(None) };
+        let options = trim::Options { size: self.vocab_size, chars: self.vocab_chars };
+        trim::respell(model, dir, Some(file), options).map(Some)
     }
 }
 

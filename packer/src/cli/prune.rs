@@ -111,7 +111,12 @@ pub fn run(args: Args) -> Result<()> {
         );
     }
     let trained = if args.healing.asks(args.heal) {
-        args.healing.run(Some(&dense), &mut model, (args.heal, args.seed), &args.output)?
+        let respell = match &shrink {
+            Some(shrink) => args.shrink.respell(shrink, &dense, &args.model_dir)?,
+            None => None,
+        };
+        let run = (args.heal, args.seed);
+        args.healing.run(Some(&dense), &mut model, run, respell, &args.output)?
     } else {
         json!({})
     };

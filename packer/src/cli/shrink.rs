@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::calibrate;
 use crate::engine::Engine;
 use crate::eval::{cosine, spearman};
+use crate::heal::respell::Respell;
 use crate::model::{DenseModel, Matrix};
 use crate::pack::trim::{self, Chars, Vocabulary};
 use crate::pack::vocab::WordPiece;
@@ -158,6 +159,21 @@ impl ShrinkArgs {
         }
         let agreement = agreement(dense, packed)?;
         Ok(Shrunk { file, bytes: bytes.len() as u64, arena_bytes: arena, vocabulary, agreement })
+    }
+
+    /// How the model is to be read while it is healed, if its vocabulary will be trimmed.
+    ///
+    /// # Errors
+    /// As [`ShrinkArgs::start`].
+    pub fn respell(
+        &self,
+        shrink: &Shrink,
+        dense: &DenseModel,
+        dir: &Path,
+    ) -> Result<Option<Respell>> {
+        let Some(pieces) = shrink.choice.vocabulary else { return Ok(None) };
+        let options = trim::Options { size: Some(pieces), chars: self.vocab_chars };
+        trim::respell(dense, dir, self.vocab_from.as_deref(), options).map(Some)
     }
 
     fn packed(

@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::vocab::WordPiece;
+use crate::heal::respell::Respell;
 use crate::model::{DenseModel, Matrix};
 use crate::{Error, Result, calibrate};
 
@@ -155,15 +156,37 @@ impl Vocabulary {
         file: Option<&Path>,
         options: Options,
     ) -> Result<Self> {
-        let corpus = calibrate::corpus(file)?;
-        let texts: Vec<&str> = corpus.iter().map(String::as_str).collect();
-        let trimmed = trim(&WordPiece::from_dir(dir)?, &texts, options)?;
+        let (_, trimmed) = trim_dir(dir, file, options)?;
         trimmed.apply(model)?;
         let name = file.map_or("built-in sentences".into(), |file| {
             file.file_name().unwrap_or_default().to_string_lossy()
         });
         Ok(Self { corpus: name.into_owned(), coverage: trimmed.coverage })
     }
+}
+
+/// How `model`, whose tokenizer `dir` holds, is read once its vocabulary is trimmed as by
+/// [`Vocabulary::trim`].
+///
+/// # Errors
+/// As [`Vocabulary::trim`].
+pub fn respell(
+    model: &DenseModel,
+    dir: &Path,
+    file: Option<&Path>,
+    options: Options,
+) -> Result<Respell> {
+    let (words, trimmed) = trim_dir(dir, file, options)?;
+    Ok(Respell::new(model, &words, &trimmed))
+}
+
+/// The whole vocabulary and the trimmed one.
+fn trim_dir(dir: &Path, file: Option<&Path>, options: Options) -> Result<(WordPiece, Trimmed)> {
+    let corpus = calibrate::corpus(file)?;
+    let texts: Vec<&str> = corpus.iter().map(String::as_str).collect();
+    let words = WordPiece::from_dir(dir)?;
+    let trimmed = trim(&words, &texts, options)?;
+    Ok((words, trimmed))
 }
 
 /// What is known before pieces are chosen.
