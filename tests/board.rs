@@ -62,6 +62,7 @@ impl Packed {
             embeddings: if weights == DataType::F32 { DataType::F16 } else { weights },
             max_tokens: None,
             calibration: String::new(),
+            vocabulary: None,
             measure: false,
         };
         let bytes = pack::pack(&model, Some(&stats), &options).unwrap().bytes;

@@ -5,6 +5,7 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::bert::{BertModel, Config};
 use grouse::model::DenseModel;
+use grouse_runtime::Error;
 use grouse_runtime::encoder::Encoder;
 use grouse_runtime::format::{DataType, MatrixKind};
 use grouse_runtime::kernels::{Backend, available, scalar::Scalar};
@@ -25,10 +26,20 @@ fn sentences(shape: &Shape, seed: u64) -> Vec<Vec<u32>> {
 }
 
 fn states(model: &Model<'_>, backend: &'static dyn Backend, ids: &[u32]) -> Vec<f32> {
-    let plan = Plan::new(model, ids.len()).unwrap();
+    states_by(model, backend, ids, Plan::new(model, ids.len()).unwrap())
+}
+
+/// In an arena of just the plan's bytes, which decide between the two plans.
+fn states_by(
+    model: &Model<'_>,
+    backend: &'static dyn Backend,
+    ids: &[u32],
+    plan: Plan,
+) -> Vec<f32> {
     let mut arena = vec![0.0_f32; plan.arena_bytes() / 4];
     let arena = bytemuck::cast_slice_mut(&mut arena);
-    let mut encoder = Encoder::new(model, backend, arena, ids.len()).unwrap();
+    let mut encoder = Encoder::new(model, backend, arena, plan.tokens).unwrap();
+    assert_eq!(*encoder.plan(), plan);
     encoder.forward(&[ids]).unwrap();
     (0..ids.len()).flat_map(|t| encoder.hidden_state(t)).collect()
 }
@@ -63,6 +74,15 @@ fn same_bits(model: &Model<'_>, texts: &[Vec<u32>]) {
             let got = states(model, backend, ids);
             let same = got.iter().zip(&want).all(|(a, b)| a.to_bits() == b.to_bits());
             assert!(same, "{} {number:?}, {} tokens", backend.name(), ids.len());
+        }
+        // In less memory, and in that of a longer text.
+        let longest = texts.iter().map(Vec::len).max().unwrap_or(2);
+        for tokens in [ids.len(), longest] {
+            let compact = Plan::compact(model, tokens).unwrap();
+            assert!(compact.arena_bytes() <= Plan::new(model, tokens).unwrap().arena_bytes());
+            let got = states_by(model, &Scalar, ids, compact);
+            let same = got.iter().zip(&want).all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(same, "{number:?}, {} of {tokens} tokens, compact plan", ids.len());
         }
     }
 }
@@ -138,6 +158,38 @@ fn a_batch_is_its_texts() {
             assert_eq!(embed(backend, &batch), alone, "{}", backend.name());
         }
     }
+}
+
+/// An arena that is too small for the fast plan gets the compact one, and one too small for that is
+/// refused with what is needed.
+#[test]
+fn the_arena_decides_the_plan() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("model");
+    let shape = Shape { hidden: 128, heads: 4, intermediate: 256, ..Shape::default() };
+    random_bert::write(&dir, &shape, 10);
+    let model = grouse::import::load_dir(&dir).unwrap();
+    let file = Aligned::new(&pack(&model, DataType::I8, &sentences(&shape, 10)));
+    let model = Model::open(file.bytes()).unwrap();
+    let tokens = shape.max_positions;
+    let (fast, least) =
+        (Plan::new(&model, tokens).unwrap(), Plan::compact(&model, tokens).unwrap());
+    assert!(least.arena_bytes() < fast.arena_bytes(), "{least:?}");
+    assert_eq!((fast.block, least.block), (2, 1));
+    let fitting = |bytes| Plan::fitting(&model, tokens, bytes).unwrap();
+    assert_eq!(fitting(fast.arena_bytes()), fast);
+    assert_eq!(fitting(fast.arena_bytes() - 1), least);
+    assert_eq!(fitting(0), least);
+    let longest = |bytes| Plan::longest(&model, bytes).unwrap().map(|plan| plan.tokens);
+    assert_eq!(longest(least.arena_bytes()), Some(tokens));
+    assert_eq!(longest(fast.arena_bytes()), Some(tokens));
+    assert!(longest(least.arena_bytes() - 1).unwrap() < tokens);
+    assert_eq!(longest(100), None);
+    let mut arena = vec![0.0_f32; least.arena_bytes() / 4 - 1];
+    let arena: &mut [u8] = bytemuck::cast_slice_mut(&mut arena);
+    let available = arena.len();
+    let refused = Encoder::new(&model, &Scalar, arena, tokens).unwrap_err();
+    assert_eq!(refused, Error::ArenaTooSmall { needed: least.arena_bytes(), available });
 }
 
 /// Each matrix of a layer in another number type, in every order.

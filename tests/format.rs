@@ -3,6 +3,8 @@
 use std::mem::offset_of;
 
 use grouse::inspect::Inspection;
+use grouse::pack::sections;
+use grouse::self_test::SelfTest;
 use grouse_runtime::encoder::Encoder;
 use grouse_runtime::format::{DataType, GroupDesc, Header, LayerHeader, SectionEntry};
 use grouse_runtime::kernels::{self, Backend, scalar::Scalar};
@@ -44,7 +46,12 @@ fn embed(file: &[u8], backend: &'static dyn Backend) -> Result<Vec<u32>> {
     let mut arena = vec![0.0_f32; plan.arena_bytes() / 4];
     let mut out = vec![0.0; model.arch().hidden_size as usize];
     let arena = bytemuck::cast_slice_mut(&mut arena);
-    Encoder::new(&model, backend, arena, ids.len())?.embed(&ids, &mut out)?;
+    let mut encoder = Encoder::new(&model, backend, arena, ids.len())?;
+    encoder.embed(&ids, &mut out)?;
+    let embedding = out.clone();
+    // Its texts may be anything, but it ends.
+    model.self_test(&mut encoder, &mut [0; 4], &mut out, |_, _, _| {});
+    let out = embedding;
     Ok(out.iter().map(|v| v.to_bits()).collect())
 }
 
@@ -128,14 +135,8 @@ fn damaged_int4_blocks_are_named() {
     let file = small_in(DataType::I4);
     let entries: Vec<SectionEntry> = Model::open(file.bytes()).unwrap().sections().to_vec();
     let which = entries.iter().position(|e| e.kind == *b"LAYR").unwrap();
-    let start = entries[which].offset as usize;
     // The first matrix's first block: multipliers, then codes. Its 16 inputs fill a tile.
-    let layer: &LayerHeader =
-        bytemuck::from_bytes(&file.bytes()[start..start + size_of::<LayerHeader>()]);
-    let groups = start + layer.matrices[0].groups as usize;
-    let group: GroupDesc = *bytemuck::from_bytes(&file.bytes()[groups..][..size_of::<GroupDesc>()]);
-    assert_eq!(group.inputs, 16);
-    let block = start + group.block as usize;
+    let block = first_block(&file, &entries);
     for (at, byte, named) in [
         (block, 0x70, "int4 multiplier"),
         (block + 3, 0x0f, "int4 multiplier"),
@@ -209,4 +210,109 @@ fn the_parts_add_up_to_the_file() {
     let sum: u64 = inspection.sections.iter().map(|s| s.bytes + s.padding).sum();
     assert_eq!(sum, file.bytes().len() as u64);
     assert!((inspection.density - 0.5).abs() < 0.01, "{}", inspection.density);
+}
+
+/// The file's texts pass with every backend; a weight that changed under right checksums does not.
+#[test]
+fn the_self_test_finds_a_changed_weight() {
+    for weights in [DataType::I8, DataType::I4, DataType::F16, DataType::F32] {
+        let file = small_in(weights);
+        let model = Model::open(file.bytes()).unwrap();
+        assert_eq!(model.tests().len(), 4);
+        let result = SelfTest::run(&model, kernels::available()).unwrap();
+        assert!(result.passed && result.verdict().is_none(), "{result}");
+        assert!(result.backends.iter().all(|b| b.texts.iter().all(|text| text.passed)));
+        if weights.is_integer() {
+            // Their rows have sums, which the next test changes with them.
+            continue;
+        }
+        let entries: Vec<SectionEntry> = model.sections().to_vec();
+        let which = entries.iter().position(|e| e.kind == *b"LAYR").unwrap();
+        let mut bad = file.clone();
+        // The high byte of a weight of the first block: half or twice as much.
+        let bytes = if weights == DataType::F16 { 2 } else { 4 };
+        bad.bytes_mut()[first_block(&file, &entries) + bytes - 1] ^= 4;
+        mend(bad.bytes_mut(), &entries, which);
+        fails(&bad);
+    }
+}
+
+/// Two int8 weights of a row, one more and one less: the sum is right, the checksums are.
+#[test]
+fn the_self_test_finds_changed_integers() {
+    let file = small_in(DataType::I8);
+    let entries: Vec<SectionEntry> = Model::open(file.bytes()).unwrap().sections().to_vec();
+    let which = entries.iter().position(|e| e.kind == *b"LAYR").unwrap();
+    let block = first_block(&file, &entries);
+    let mut bad = file.clone();
+    let weights: &mut [i8] = bytemuck::cast_slice_mut(&mut bad.bytes_mut()[block..block + 16]);
+    let (up, down) = (i8::MIN + 1..i8::MAX - 40, i8::MIN + 41..i8::MAX);
+    let a = (0..16).find(|i| up.contains(&weights[*i])).unwrap();
+    let b = (0..16).find(|i| *i != a && down.contains(&weights[*i])).unwrap();
+    weights[a] += 40;
+    weights[b] -= 40;
+    mend(bad.bytes_mut(), &entries, which);
+    fails(&bad);
+}
+
+/// An embedding row that changed: the ids are right, what they stand for is not.
+#[test]
+fn the_self_test_is_about_ids_as_well() {
+    let file = small();
+    let entries: Vec<SectionEntry> = Model::open(file.bytes()).unwrap().sections().to_vec();
+    let which = entries.iter().position(|e| e.kind == *b"TOKN").unwrap();
+    // The longest word, 100 characters, becomes shorter than some word of the texts.
+    let mut bad = file.clone();
+    bad.bytes_mut()[entries[which].offset as usize + 24] = 3;
+    mend(bad.bytes_mut(), &entries, which);
+    let model = Model::open(bad.bytes()).unwrap();
+    let result = SelfTest::run(&model, kernels::available()).unwrap();
+    assert!(result.to_string().contains("other ids"), "{result}");
+    assert!(result.verdict().unwrap().to_string().contains("every backend"));
+
+    // A plan of two tokens has room for the empty text only.
+    let model = Model::open(file.bytes()).unwrap();
+    let plan = Plan::new(&model, 2).unwrap();
+    let mut arena = vec![0.0_f32; plan.arena_bytes() / 4];
+    let arena = bytemuck::cast_slice_mut(&mut arena);
+    let mut encoder = Encoder::with_plan(&model, kernels::default(), arena, plan).unwrap();
+    let mut values = vec![0.0; model.arch().hidden_size as usize];
+    let summary = model.self_test(&mut encoder, &mut [0; 2], &mut values, |_, _, _| {});
+    assert_eq!((summary.passed, summary.failed, summary.skipped), (1, 0, 3));
+}
+
+/// A file as packers before the self-test wrote it.
+#[test]
+fn files_without_a_self_test_open() {
+    let file = small();
+    let model = Model::open(file.bytes()).unwrap();
+    let sections = model.sections().iter().filter(|e| e.kind != *b"TEST").map(|e| {
+        let start = e.offset as usize;
+        (e.kind, e.index, file.bytes()[start..start + e.bytes as usize].to_vec())
+    });
+    let old = Aligned::new(&sections::file(&sections.collect::<Vec<_>>()));
+    let old = Model::open(old.bytes()).unwrap();
+    assert!(old.tests().is_empty());
+    let error = SelfTest::run(&old, kernels::available()).unwrap_err();
+    assert!(error.to_string().contains("no self-test"));
+}
+
+/// Start of the first matrix's first block in the file.
+fn first_block(file: &Aligned, entries: &[SectionEntry]) -> usize {
+    let layer = entries.iter().find(|e| e.kind == *b"LAYR").unwrap();
+    let start = layer.offset as usize;
+    let head: &LayerHeader =
+        bytemuck::from_bytes(&file.bytes()[start..][..size_of::<LayerHeader>()]);
+    let groups = start + head.matrices[0].groups as usize;
+    let group: &GroupDesc = bytemuck::from_bytes(&file.bytes()[groups..][..size_of::<GroupDesc>()]);
+    start + group.block as usize
+}
+
+#[track_caller]
+fn fails(file: &Aligned) {
+    let model = Model::open(file.bytes()).unwrap();
+    let result = SelfTest::run(&model, kernels::available()).unwrap();
+    assert!(!result.passed);
+    assert!(result.to_string().contains("another embedding"), "{result}");
+    assert!(result.verdict().unwrap().to_string().contains("every backend"));
 }

@@ -16,6 +16,9 @@ use serde_json::{Value, json};
 use tokenizers::normalizers::BertNormalizer;
 use tokenizers::{NormalizedString, Normalizer, TruncationParams};
 
+#[path = "tokenizer/trim.rs"]
+mod trim;
+
 /// Clean text, CJK spacing, strip accents (as lower-case when `None`), lower-case.
 type Flags = (bool, bool, Option<bool>, bool);
 const UNCASED: Flags = (true, true, None, true);

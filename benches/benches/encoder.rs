@@ -30,10 +30,10 @@ fn group_matmul(c: &mut Criterion) {
             (0..384).map(|f| std::array::from_fn(|t| value(f * TILE_TOKENS + t))).collect();
         let run = |backend: &dyn Backend, out: &mut [Column]| {
             let mut scratch = Scratch {
-                panels: &mut vec![0; plan.panels],
-                columns: &mut vec![[0.0; TILE_TOKENS]; plan.columns],
-                unpacked: &mut vec![0; plan.unpacked],
-                capacity: plan.capacity,
+                panels: &mut vec![0; plan.linear().panels],
+                columns: &mut vec![[0.0; TILE_TOKENS]; plan.linear().columns],
+                unpacked: &mut vec![0; plan.linear().unpacked],
+                capacity: plan.linear().capacity,
             };
             let input = Input { columns: &x, stride: 384, tokens: TILE_TOKENS };
             linear(backend, matrix, &mut scratch, input, None, out, None).expect("an opened model");

@@ -49,6 +49,7 @@ pub fn packed(groups: usize) -> File {
         embeddings: DataType::I8,
         max_tokens: None,
         calibration: "random".into(),
+        vocabulary: None,
         measure: false,
     };
     let bytes = pack::pack(&model, Some(&stats), &options).expect("packing").bytes;

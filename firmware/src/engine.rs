@@ -71,7 +71,6 @@ impl<'m, 'a> Engine<'m, 'a> {
         }
         let most = (model.arch().max_tokens as usize).min(MAX_TOKENS);
         let max_tokens = if hello.max_tokens == 0 { most } else { hello.max_tokens };
-        let plan = Plan::new(model, max_tokens).map_err(refuse)?;
         let memory = match choice {
             Choice::Nothing => 0,
             Choice::Model(_) => Offload::bytes(model).map_err(refuse)?.next_multiple_of(16),
@@ -83,6 +82,7 @@ impl<'m, 'a> Engine<'m, 'a> {
             .checked_sub(memory)
             .and_then(|encoder| arena.split_at_mut_checked(encoder))
             .ok_or(too_small)?;
+        let plan = Plan::fitting(model, max_tokens, arena.len()).map_err(refuse)?;
         if plan.arena_bytes() > arena.len() {
             let longest = Plan::longest(model, arena.len()).map_err(refuse)?;
             return Err(Refusal::Arena {

@@ -131,6 +131,18 @@ pub fn tokenize(model: &DenseModel, texts: &[&str]) -> Result<Vec<Vec<u32>>> {
         .collect()
 }
 
+/// The lines of `file` (plain UTF-8 text), if there is one, that are not blank, and the built-in
+/// sentences.
+///
+/// # Errors
+///
+/// [`Error::Input`] for a file that is not UTF-8 text, [`Error::Io`] for one that cannot be read.
+pub fn corpus(file: Option<&Path>) -> Result<Vec<String>> {
+    let text = file.map(read_text).transpose()?.unwrap_or_default();
+    let lines = text.lines().chain(BUILT_IN.lines()).map(str::trim);
+    Ok(lines.filter(|line| !line.is_empty()).map(String::from).collect())
+}
+
 fn read_text(path: &Path) -> Result<String> {
     let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
     let remedy = "give a plain UTF-8 text file with a sentence a line";

@@ -24,5 +24,7 @@ pub mod prune;
 pub mod pull;
 pub mod quantize;
 pub mod report;
+pub mod self_test;
+pub mod shrink;
 
 pub use error::{Error, Result};

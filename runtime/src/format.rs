@@ -91,6 +91,8 @@ pub const SECTION_TOKENIZER: [u8; 4] = *b"TOKN";
 pub const SECTION_EMBEDDINGS: [u8; 4] = *b"EMBD";
 /// One encoder layer ([`LayerHeader`]).
 pub const SECTION_LAYER: [u8; 4] = *b"LAYR";
+/// Texts with the hashes of their embeddings ([`TestHeader`]); optional.
+pub const SECTION_TEST: [u8; 4] = *b"TEST";
 /// JSON for people and tools: provenance, packer settings. The runtime never reads it.
 pub const SECTION_META: [u8; 4] = *b"META";
 
@@ -348,6 +350,34 @@ pub struct GroupDesc {
     pub first_input: u32,
     /// Offset of the block, a multiple of [`ALIGN`]; 0 when the group has no inputs.
     pub block: u32,
+}
+
+/// Start of section `TEST`, 16 bytes, followed by `count` times [`TestEntry`], then the texts.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub struct TestHeader {
+    /// Number of texts.
+    pub count: u32,
+    /// Zero.
+    pub reserved: [u32; 3],
+}
+
+/// A text of the self-test and what the scalar backend makes of it, 32 bytes.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub struct TestEntry {
+    /// Offset of the text, UTF-8.
+    pub text: u32,
+    /// Its bytes.
+    pub bytes: u32,
+    /// Its tokens, at most `Arch::max_tokens`: a longer text is cut there.
+    pub tokens: u32,
+    /// CRC-32 (IEEE 802.3) of its ids, u32 each.
+    pub ids_crc: u32,
+    /// CRC-32 of its embedding, f32 `[hidden_size]`.
+    pub embedding_crc: u32,
+    /// Zero.
+    pub reserved: [u32; 3],
 }
 
 /// `value` rounded up to a multiple of `to`, a power of two.

@@ -17,6 +17,7 @@ pub mod kernels;
 pub mod mapped;
 pub mod math;
 pub mod plan;
+pub mod self_test;
 pub mod tokenizer;
 pub mod view;
 pub mod wire;

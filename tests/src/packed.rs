@@ -56,6 +56,7 @@ pub fn pack_mixed(
         embeddings: if weights == DataType::F16 { DataType::I8 } else { weights },
         max_tokens: None,
         calibration: "the test's own".into(),
+        vocabulary: None,
         measure: false,
     };
     pack::pack(model, Some(&stats), &options).unwrap().bytes

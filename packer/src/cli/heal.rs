@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::{Value, json};
 
 use super::output::say;
+use super::pack::VocabularyArgs;
 use super::print_json;
+use crate::heal::respell::Respell;
 use crate::heal::task::Task;
 use crate::heal::text::Text;
 use crate::heal::train::Report;
@@ -34,6 +36,8 @@ pub struct Args {
     steps: u32,
     #[command(flatten)]
     healing: HealArgs,
+    #[command(flatten)]
+    vocabulary: VocabularyArgs,
     /// Seed of the order of the text.
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
@@ -118,6 +122,7 @@ impl HealArgs {
         teacher: Option<&DenseModel>,
         model: &mut DenseModel,
         (steps, seed): (u32, u64),
+        respell: Option<Respell>,
         output: &Path,
     ) -> Result<Value> {
         let stop = stop_on_interrupt()?;
@@ -135,7 +140,7 @@ impl HealArgs {
         };
         if let Some(teacher) = teacher.filter(|_| steps > 0) {
             let text = Text::read(teacher, self.heal_text.as_deref())?;
-            let report = heal::heal(teacher, model, &text, &options, &stop)?;
+            let report = heal::heal_trimmed(teacher, model, &text, respell, &options, &stop)?;
             told(&report, &heal_file);
             let name = self.heal_text.as_deref().and_then(Path::file_name);
             record["heal"] = json!({
@@ -259,7 +264,11 @@ pub fn run(args: Args) -> Result<()> {
     let mut model = import::load_dir(&args.pruned_dir)?;
     let mut record = import::read_mark(&args.pruned_dir)?;
     let run = (args.steps, args.seed);
-    let trained = args.healing.run(teacher.as_ref(), &mut model, run, &args.output)?;
+    let respell = match &teacher {
+        Some(teacher) => args.vocabulary.respell(teacher, &args.pruned_dir)?,
+        None => None,
+    };
+    let trained = args.healing.run(teacher.as_ref(), &mut model, run, respell, &args.output)?;
     for name in ["heal", "fine_tune"] {
         if !trained[name].is_null() {
             record[name] = trained[name].clone();

@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 
+use grouse_runtime::kernels;
 use serde::Serialize;
 
 use crate::Result;
 use crate::cpu::CpuReport;
 use crate::engine::PackedFile;
 use crate::inspect::Inspection;
+use crate::self_test::SelfTest;
 
 use super::{output, print_json};
 
@@ -21,42 +23,52 @@ pub struct Args {
     /// which is chosen.
     #[arg(long)]
     cpu: bool,
+    /// Also run the texts that the file carries, through every backend of this processor; exit code
+    /// 1 when any differs.
+    #[arg(long, requires = "file")]
+    self_test: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
 }
 
-/// A file and the processor in one document.
+/// What was asked for in one document.
 #[derive(Serialize)]
-struct Both {
+struct Document {
     #[serde(flatten)]
-    file: Inspection,
-    cpu: CpuReport,
+    file: Option<Inspection>,
+    /// With `--cpu`; alone it is the document.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpu: Option<CpuReport>,
+    /// With `--self-test`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    self_test: Option<SelfTest>,
 }
 
 /// Runs the command.
 ///
 /// # Errors
-/// A bad file, or a bad name in GROUSE_BACKEND.
+/// A bad file, a bad name in GROUSE_BACKEND, or a self-test that fails.
 pub fn run(args: Args) -> Result<()> {
     let cpu = args.cpu.then(CpuReport::new).transpose()?;
-    let file = match &args.file {
-        Some(path) => Some(Inspection::of(&PackedFile::open(path)?.model()?)?),
-        None => None,
-    };
+    let packed = args.file.as_deref().map(PackedFile::open).transpose()?;
+    let model = packed.as_ref().map(PackedFile::model).transpose()?;
+    let file = model.as_ref().map(Inspection::of).transpose()?;
+    let test = model.as_ref().filter(|_| args.self_test);
+    let self_test = test.map(|model| SelfTest::run(model, kernels::available())).transpose()?;
+    let verdict = self_test.as_ref().and_then(SelfTest::verdict);
     match (file, cpu) {
-        (Some(file), Some(cpu)) if args.json => print_json(&Both { file, cpu }),
-        (Some(file), None) if args.json => print_json(&file),
-        (None, Some(cpu)) if args.json => print_json(&cpu),
+        (None, Some(cpu)) if args.json => print_json(&cpu)?,
+        (file, cpu) if args.json => print_json(&Document { file, cpu, self_test })?,
         (file, cpu) => {
-            if let Some(file) = &file {
-                output::write(format_args!("{file}"))?;
-            }
-            if let Some(cpu) = cpu {
-                let gap = if file.is_some() { "\n" } else { "" };
-                output::write(format_args!("{gap}{cpu}"))?;
-            }
-            Ok(())
+            let parts = [
+                file.map(|file| file.to_string()),
+                self_test.map(|test| format!("self-test\n{test}")),
+                cpu.map(|cpu| cpu.to_string()),
+            ];
+            let parts: Vec<String> = parts.into_iter().flatten().collect();
+            output::write(format_args!("{}", parts.join("\n")))?;
         }
     }
+    verdict.map_or(Ok(()), Err)
 }

@@ -17,6 +17,8 @@ mod pack;
 mod prune;
 mod pull;
 mod run;
+mod self_test;
+mod shrink;
 mod texts;
 mod tokenize;
 
@@ -38,6 +40,7 @@ enum Command {
     Tokenize(tokenize::Args),
     Embed(embed::Args),
     Eval(eval::Args),
+    SelfTest(self_test::Args),
     Bench(bench::Args),
     Boards(boards::Args),
     Run(run::Args),
@@ -56,6 +59,7 @@ pub fn main() -> ExitCode {
         Command::Tokenize(args) => tokenize::run(args),
         Command::Embed(args) => embed::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::SelfTest(args) => self_test::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Boards(args) => boards::run(args),
         Command::Run(args) => run::run(args),

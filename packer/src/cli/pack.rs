@@ -1,10 +1,13 @@
 //! `grouse pack`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use grouse_runtime::format::DataType;
 
+use crate::heal::respell::Respell;
+use crate::model::DenseModel;
+use crate::pack::trim::{self, Chars, Vocabulary};
 use crate::pack::{self, Options};
 use crate::{Result, calibrate, import};
 
@@ -31,6 +34,8 @@ pub struct Args {
     /// Most tokens of one text; the model's own maximum when left out.
     #[arg(long, value_name = "N")]
     max_tokens: Option<usize>,
+    #[command(flatten)]
+    vocabulary: VocabularyArgs,
     /// Block layout.
     #[arg(long, value_enum, default_value_t = Layout::R4k16)]
     layout: Layout,
@@ -41,6 +46,48 @@ pub struct Args {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+}
+
+/// Which word pieces are packed.
+#[derive(Debug, clap::Args)]
+pub struct VocabularyArgs {
+    /// Keep only the word pieces that this text (and the built-in sentences) use: plain text, a
+    /// sentence a line. Other words are split into kept pieces.
+    #[arg(long, value_name = "FILE")]
+    vocab_from: Option<PathBuf>,
+    /// Keep so many pieces, the most frequent ones; all that the text uses when left out.
+    #[arg(long, value_name = "N", requires = "vocab_from")]
+    vocab_size: Option<usize>,
+    /// Which single characters stay, whether the text has them or not.
+    #[arg(long, value_enum, default_value_t, requires = "vocab_from")]
+    vocab_chars: Chars,
+}
+
+impl VocabularyArgs {
+    /// Trims the vocabulary of `model`, which `dir` holds, if that is asked for, and says on
+    /// standard error what it does to the corpus.
+    ///
+    /// # Errors
+    /// A bad corpus or size.
+    pub fn trim(&self, model: &mut DenseModel, dir: &Path) -> Result<Option<Vocabulary>> {
+        let Some(file) = &self.vocab_from else { return Ok(None) };
+        let options = trim::Options { size: self.vocab_size, chars: self.vocab_chars };
+        let vocabulary = Vocabulary::trim(model, dir, Some(file), options)?;
+        eprintln!("{}", vocabulary.coverage);
+        Ok(Some(vocabulary))
+    }
+}
+
+impl VocabularyArgs {
+    /// How `model`, whose tokenizer `dir` holds, is to be read when its vocabulary will be trimmed.
+    ///
+    /// # Errors
+    /// As [`VocabularyArgs::trim`].
+    pub fn respell(&self, model: &DenseModel, dir: &Path) -> Result<Option<Respell>> {
+        let Some(file) = &self.vocab_from else { return Ok(None) };
+        let options = trim::Options { size: self.vocab_size, chars: self.vocab_chars };
+        trim::respell(model, dir, Some(file), options).map(Some)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -81,7 +128,7 @@ enum Layout {
 }
 
 /// Sentences that the quantizer looks at.
-const SENTENCES: usize = 1000;
+pub const SENTENCES: usize = 1000;
 
 /// Runs the command.
 ///
@@ -89,7 +136,8 @@ const SENTENCES: usize = 1000;
 /// A bad directory, calibration file or output path.
 pub fn run(args: Args) -> Result<()> {
     let Layout::R4k16 = args.layout;
-    let model = import::load_dir(&args.model_dir)?;
+    let mut model = import::load_dir(&args.model_dir)?;
+    let vocabulary = args.vocabulary.trim(&mut model, &args.model_dir)?;
     let weights = DataType::from(args.weights);
     let calibration = match &args.calib {
         Some(path) => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
@@ -107,6 +155,7 @@ pub fn run(args: Args) -> Result<()> {
         embeddings: args.embeddings.into(),
         max_tokens: args.max_tokens,
         calibration,
+        vocabulary,
         measure: args.skip == Skip::Faster,
     };
     let packed = pack::pack(&model, stats.as_deref(), &options)?;
@@ -118,6 +167,7 @@ pub fn run(args: Args) -> Result<()> {
             "file": args.output,
             "bytes": packed.bytes.len(),
             "density": density,
+            "vocabulary": options.vocabulary,
             "matrices": packed.matrices,
         }));
     }

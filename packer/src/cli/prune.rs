@@ -8,6 +8,7 @@ use serde_json::json;
 use super::heal::{HealArgs, clean_up, say_report};
 use super::output::say;
 use super::print_json;
+use super::shrink::ShrinkArgs;
 use crate::eval::cosine;
 use crate::model::{DenseModel, Matrix};
 use crate::prune::cost::{Measure, OUTPUT_BYTES};
@@ -63,6 +64,8 @@ pub struct Args {
     heal: u32,
     #[command(flatten)]
     healing: HealArgs,
+    #[command(flatten)]
+    shrink: ShrinkArgs,
     /// Write a page that shows what was kept and why: HTML that needs nothing else. The same
     /// figures are in grouse.json.
     #[arg(long, value_name = "FILE.html")]
@@ -85,7 +88,11 @@ pub fn run(args: Args) -> Result<()> {
     let dense = import::load_dir(&args.model_dir)?;
     let sentences =
         calibrate::anchored_sentences(&dense, args.calib.as_deref(), calibrate::SENTENCES)?;
-    let (measure, density) = budget(&args, &dense)?;
+    let shrink = args.shrink.start(&dense, &args.model_dir)?;
+    let (measure, density) = match &shrink {
+        Some(shrink) => (shrink.choice.measure(), shrink.choice.density),
+        None => budget(&args, &dense)?,
+    };
     let options = Options {
         method: args.method,
         density,
@@ -104,7 +111,12 @@ pub fn run(args: Args) -> Result<()> {
         );
     }
     let trained = if args.healing.asks(args.heal) {
-        args.healing.run(Some(&dense), &mut model, (args.heal, args.seed), &args.output)?
+        let respell = match &shrink {
+            Some(shrink) => args.shrink.respell(shrink, &dense, &args.model_dir)?,
+            None => None,
+        };
+        let run = (args.heal, args.seed);
+        args.healing.run(Some(&dense), &mut model, run, respell, &args.output)?
     } else {
         json!({})
     };
@@ -137,13 +149,25 @@ pub fn run(args: Args) -> Result<()> {
         let page = Page { model: name, report: &found, cosine, examples: &examples };
         pack::write(path, report::html(&page).as_bytes())?;
     }
+    let source = (&dense, args.model_dir.as_path());
+    let pack =
+        |shrink| args.shrink.pack(shrink, source, &model, args.calib.as_deref(), &args.output);
+    let shrunk = shrink.as_ref().map(pack).transpose()?;
     if args.json {
+        let mut record = record;
+        if let Some(shrunk) = &shrunk {
+            record["device"] = json!(shrink);
+            record["packed"] = json!(shrunk);
+        }
         return print_json(&record);
     }
     say!("{found}");
     say_report(&trained)?;
     say!("mean cosine to the dense embedding: {cosine:.4} (calibration text)");
     say!("written: {}", args.output.display());
+    if let (Some(shrink), Some(shrunk)) = (&shrink, &shrunk) {
+        say!("{}", shrink.report(shrunk));
+    }
     Ok(())
 }
 
@@ -177,6 +201,7 @@ fn fixed_bytes(dense: &DenseModel) -> Result<u64> {
         embeddings: DataType::I8,
         max_tokens: None,
         calibration: String::new(),
+        vocabulary: None,
         measure: false,
         exceptions: Vec::new(),
     };

@@ -21,6 +21,7 @@ pub mod distill;
 pub mod judge;
 pub mod loss;
 pub mod ops;
+pub mod respell;
 pub mod student;
 pub mod task;
 pub mod text;
@@ -28,6 +29,7 @@ pub mod train;
 
 use distill::Distill;
 use loss::Weights;
+use respell::Respell;
 use student::Student;
 use task::Task;
 use text::Text;
@@ -80,13 +82,31 @@ pub fn heal(
     options: &Options,
     stop: &dyn Fn() -> bool,
 ) -> Result<Report> {
+    heal_trimmed(teacher, pruned, text, None, options, stop)
+}
+
+/// The same for a vocabulary that will be trimmed: the student reads in the pieces that are left.
+///
+/// # Errors
+///
+/// As [`heal`].
+pub fn heal_trimmed(
+    teacher: &DenseModel,
+    pruned: &mut DenseModel,
+    text: &Text,
+    respell: Option<Respell>,
+    options: &Options,
+    stop: &dyn Fn() -> bool,
+) -> Result<Report> {
     check_pair(teacher, pruned)?;
     options.check()?;
-    let student = Student::new(pruned, options.int8)?;
+    let spelled: Option<Vec<u8>> = respell.as_ref().map(|respell| respell.bytes().collect());
+    let student = Student::new(pruned, options.int8)?.reading(respell);
     let weights = Weights::default();
     let objective = Distill::new(teacher, text, weights, options.sentences, options.seed)?;
     let schedule = options.schedule("heal");
     let mut hash = fingerprint(&student, options, &schedule)?;
+    hash.update(spelled.unwrap_or_default());
     for ids in text.train.iter().chain(&text.held_out) {
         hash.update((ids.len() as u64).to_le_bytes());
         hash.update(bytemuck::cast_slice::<u32, u8>(ids));

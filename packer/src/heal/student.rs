@@ -10,8 +10,9 @@ use super::ops::activation::activate;
 use super::ops::attention::attention;
 use super::ops::linear::group_linear;
 use super::ops::norm::layer_norm;
+use super::respell::Respell;
 use crate::forward::Batch;
-use crate::model::{Config, DenseModel, Layer, LayerNorm, Linear, Matrix, Pooling};
+use crate::model::{Config, DenseModel, Embeddings, Layer, LayerNorm, Linear, Matrix, Pooling};
 
 /// What is trained, and how to run it.
 pub struct Student {
@@ -20,6 +21,8 @@ pub struct Student {
     normalize: bool,
     /// Round weights to int8 in the forward pass.
     int8: bool,
+    /// How it reads, where that is not as the dense model does.
+    respell: Option<Respell>,
     norm: Norm,
     layers: Vec<StudentLayer>,
 }
@@ -150,9 +153,16 @@ impl Student {
             pooling: model.pooling,
             normalize: model.normalize,
             int8,
+            respell: None,
             norm: Norm::new(&model.embeddings.norm)?,
             layers: model.layers.iter().map(StudentLayer::new).collect::<Result<_>>()?,
         })
+    }
+
+    /// The same student with another spelling of what it reads.
+    #[must_use]
+    pub fn reading(self, respell: Option<Respell>) -> Self {
+        Self { respell, ..self }
     }
 
     /// Everything that is trained, in an order that depends on the model only.
@@ -162,7 +172,19 @@ impl Student {
     }
 
     /// Runs a batch. `summed` is what [`summed_embeddings`] gave for it.
+    ///
+    /// A student that reads in another spelling has the state of a token's first piece in its place.
     pub fn run(&self, batch: &Batch, summed: &Tensor) -> Result<Pass> {
+        let Some(respell) = &self.respell else { return self.run_as_it_is(batch, summed) };
+        let (batch, places) = respell.batch(batch);
+        let pass = self.run_as_it_is(&batch, &sum(respell.tables(), &batch)?)?;
+        let places = Tensor::new(places, &Device::Cpu)?;
+        let states =
+            pass.states.iter().map(|s| s.index_select(&places, 0)).collect::<Result<_>>()?;
+        Ok(Pass { states, ..pass })
+    }
+
+    fn run_as_it_is(&self, batch: &Batch, summed: &Tensor) -> Result<Pass> {
         let eps = self.config.layer_norm_eps;
         let starts = Arc::new(batch.starts.clone());
         let mut states = Vec::with_capacity(2 * self.layers.len());
@@ -202,8 +224,11 @@ impl Student {
 
 /// Word, position and type embeddings of a batch before their LayerNorm, `[tokens][hidden]`.
 pub fn summed_embeddings(model: &DenseModel, batch: &Batch) -> Result<Tensor> {
-    let tables = &model.embeddings;
-    let hidden = model.config.hidden_size;
+    sum(&model.embeddings, batch)
+}
+
+fn sum(tables: &Embeddings, batch: &Batch) -> Result<Tensor> {
+    let hidden = tables.word.cols;
     let mut sums = Vec::with_capacity(batch.tokens() * hidden);
     for window in batch.starts.windows(2) {
         for (position, id) in batch.ids[window[0]..window[1]].iter().enumerate() {

@@ -5,6 +5,8 @@ pub mod choose;
 pub mod discover;
 pub mod layer;
 pub mod sections;
+pub mod self_test;
+pub mod trim;
 pub mod vocab;
 
 use std::io::Write;
@@ -36,6 +38,8 @@ pub struct Options {
     pub max_tokens: Option<usize>,
     /// Where the calibration sentences came from, for the file's `META`.
     pub calibration: String,
+    /// How the vocabulary was trimmed, if it was, for the file's `META`.
+    pub vocabulary: Option<trim::Vocabulary>,
     /// Whether groups and the whole matrix are timed ([`choose`]), or groups kept wherever they
     /// take fewer bytes.
     pub measure: bool,
@@ -87,8 +91,11 @@ pub fn pack(model: &DenseModel, stats: Option<&[LayerStats]>, options: &Options)
         "weights": options.weights.name(),
         "embeddings": options.embeddings.name(),
         "calibration": options.calibration,
+        "vocabulary": options.vocabulary,
         "matrices": matrices,
     });
+    let test = self_test::section(&sections::file(&sections))?;
+    sections.push((format::SECTION_TEST, 0, test));
     sections.push((format::SECTION_META, 0, meta.to_string().into_bytes()));
     Ok(Packed { bytes: sections::file(&sections), matrices })
 }

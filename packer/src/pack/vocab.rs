@@ -293,14 +293,18 @@ impl WordPiece {
         Ok(section)
     }
 
+    /// The text of a piece that continues a word, without the prefix.
+    pub(super) fn tail<'p>(&self, piece: &'p str) -> Option<&'p str> {
+        piece.strip_prefix(&self.prefix).filter(|tail| !tail.is_empty())
+    }
+
     /// Pieces that start a word and pieces that continue one (without the prefix), sorted.
     fn namespaces(&self) -> (Vec<Entry<'_>>, Vec<Entry<'_>>) {
         // Punctuation is never inside a word, so "##x" can never start one; "x_" could.
         let apart = self.prefix.chars().any(|c| c.is_ascii_punctuation());
-        let tail = |piece| str::strip_prefix(piece, &self.prefix).filter(|tail| !tail.is_empty());
         let pieces = || self.pieces.iter().filter(|(piece, _)| !piece.is_empty());
-        let starts = pieces().filter(|(piece, _)| !apart || tail(piece).is_none());
-        let continuations = pieces().filter_map(|(piece, id)| Some((tail(piece)?, id)));
+        let starts = pieces().filter(|(piece, _)| !apart || self.tail(piece).is_none());
+        let continuations = pieces().filter_map(|(piece, id)| Some((self.tail(piece)?, id)));
         (
             starts.map(|(piece, id)| (piece.as_bytes(), *id)).collect(),
             continuations.map(|(tail, id)| (tail.as_bytes(), *id)).collect(),

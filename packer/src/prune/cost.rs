@@ -1,7 +1,7 @@
 //! What a pattern costs: kept weights, multiply-accumulates as the kernels run them, bytes in the
 //! packed file.
 
-use grouse_runtime::format::SHARED_UNIT;
+use grouse_runtime::format::{SHARED_UNIT, TILE_ROWS, quad_bytes_i4};
 
 use super::groups::Sizes;
 
@@ -15,10 +15,10 @@ pub enum Measure {
     Macs,
     /// Bytes of the packed int8 file's matrices.
     Bytes,
+    /// The same in int4.
+    Int4Bytes,
 }
 
-/// Rows of a block are padded to this.
-const ROWS: usize = 4;
 /// Bytes beside the weights for each output: bias, scale, sum of the row, index.
 pub const OUTPUT_BYTES: usize = 14;
 /// Bytes for each input of a group: its index.
@@ -31,15 +31,20 @@ impl Measure {
         let unit = SHARED_UNIT;
         let total: usize = match self {
             Self::Weights => sizes.kept(),
-            Self::Macs | Self::Bytes => {
+            Self::Macs | Self::Bytes | Self::Int4Bytes => {
                 let blocks = sizes.rows.iter().zip(&sizes.own);
                 blocks
                     .map(|(rows, own)| {
                         let depth = (sizes.shared + own).next_multiple_of(unit);
-                        let products = rows.next_multiple_of(ROWS) * depth;
+                        let padded = rows.next_multiple_of(TILE_ROWS);
+                        let beside = rows * OUTPUT_BYTES + own * INPUT_BYTES;
                         match self {
-                            Self::Bytes => products + rows * OUTPUT_BYTES + own * INPUT_BYTES,
-                            _ => products,
+                            Self::Bytes => padded * depth + beside,
+                            Self::Int4Bytes if depth > 0 => {
+                                padded / TILE_ROWS * quad_bytes_i4(depth) + beside
+                            }
+                            Self::Int4Bytes => beside,
+                            _ => padded * depth,
                         }
                     })
                     .sum()

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::format::{self, Arch, MatrixKind};
 use crate::kernels::scalar::live;
 use crate::kernels::{Activation, Backend, Column, Norm, TILE_TOKENS};
-use crate::plan::{BLOCK_TILES, Plan};
+use crate::plan::Plan;
 use crate::view::Layer;
 
 use super::attention::Attention;
@@ -27,6 +27,16 @@ pub(super) struct Run<'r> {
     pub(super) tokens: usize,
 }
 
+/// The buffers of attention.
+struct Split<'a> {
+    /// `[tiles][hidden]`.
+    queries: &'a mut [Column],
+    /// `[tiles][2 × hidden]`.
+    keys_values: &'a mut [Column],
+    /// One of [`Plan::attention`] for each thread.
+    scratch: &'a mut [Column],
+}
+
 /// How a hidden vector divides into heads.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Heads {
@@ -37,18 +47,20 @@ pub(super) struct Heads {
 }
 
 impl Run<'_> {
-    /// First phase: Q, K and V of all tokens. The keys and values lie at the start of `work`.
+    /// First phase: Q, K and V of all tokens, to where [`Run::split`] says.
     pub(super) fn project(
         &self,
         states: &[Column],
-        queries: &mut [Column],
         work: &mut [Column],
         offload: Option<&mut Offload<'_>>,
     ) -> Result<()> {
         let (hidden, part) = (self.hidden(), self.part_tiles());
         let matrix = self.layer.matrix(MatrixKind::Qkv);
         let states = states.get(..self.tiles() * hidden).ok_or(self.too_small())?;
-        let (keys_values, scratch) = self.split(work)?;
+        if self.plan.block == 1 {
+            return self.project_in_place(states, work, offload);
+        }
+        let Split { queries, keys_values, scratch } = self.split(work)?;
         let parts = states
             .chunks(columns(part, hidden))
             .zip(queries.chunks_mut(columns(part, hidden)))
@@ -56,13 +68,15 @@ impl Run<'_> {
             .zip(scratch.chunks_mut(self.plan.attention.max(1)))
             .enumerate();
         each(parts, offload, &|(number, (((x, queries), keys_values), scratch)), mut offload| {
-            let (mut scratch, rest) = self.plan.cut(scratch).ok_or(self.too_small())?;
+            let linear_plan = &self.plan.attention_linear;
+            let (mut scratch, rest) = linear_plan.cut(scratch).ok_or(self.too_small())?;
+            let high = self.plan.block;
             let blocks = x
-                .chunks(columns(BLOCK_TILES, hidden))
-                .zip(queries.chunks_mut(columns(BLOCK_TILES, hidden)))
-                .zip(keys_values.chunks_mut(columns(BLOCK_TILES, 2 * hidden)));
+                .chunks(columns(high, hidden))
+                .zip(queries.chunks_mut(columns(high, hidden)))
+                .zip(keys_values.chunks_mut(columns(high, 2 * hidden)));
             for (block, ((x, queries), keys_values)) in blocks.enumerate() {
-                let tokens = self.block_tokens(number * part + block * BLOCK_TILES);
+                let tokens = self.block_tokens(number * part + block * high);
                 let qkv = rest.get_mut(..3 * x.len()).ok_or(self.too_small())?;
                 let input = Input { columns: x, stride: hidden, tokens };
                 let offload = offload.as_deref_mut();
@@ -80,12 +94,46 @@ impl Run<'_> {
         })
     }
 
+    /// The same a tile at a time, from the last to the first, without a buffer for all three: Q, K
+    /// and V are written to the end of the scratch and the first tile's keys and values, which
+    /// follow it and are the last to be filled, and then moved to where they belong.
+    fn project_in_place(
+        &self,
+        states: &[Column],
+        work: &mut [Column],
+        mut offload: Option<&mut Offload<'_>>,
+    ) -> Result<()> {
+        let hidden = self.hidden();
+        let matrix = self.layer.matrix(MatrixKind::Qkv);
+        let (queries, rest) = work.split_at_mut_checked(states.len()).ok_or(self.too_small())?;
+        let (mut scratch, rest) = self.plan.attention_linear.cut(rest).ok_or(self.too_small())?;
+        let place = rest.len().checked_sub(2 * states.len() + hidden);
+        let place = place.and_then(|at| rest.get_mut(at..)).ok_or(self.too_small())?;
+        let tiles = states.chunks(columns(1, hidden)).zip(queries.chunks_mut(columns(1, hidden)));
+        for (tile, (x, query)) in tiles.enumerate().rev() {
+            let tokens = self.block_tokens(tile);
+            let qkv = place.get_mut(..3 * hidden).ok_or(self.too_small())?;
+            let input = Input { columns: x, stride: hidden, tokens };
+            let offload = offload.as_deref_mut();
+            linear(self.backend, matrix, &mut scratch, input, None, qkv, offload)?;
+            let (q, keys_values) = place.split_at_mut_checked(hidden).ok_or(self.too_small())?;
+            query.iter_mut().zip(q).for_each(|(to, from)| *to = *from);
+            let (first, others) =
+                keys_values.split_at_mut_checked(2 * hidden).ok_or(self.too_small())?;
+            if tile > 0 {
+                let to = others.chunks_mut(columns(2, hidden)).nth(tile - 1);
+                let to = to.ok_or(self.too_small())?;
+                to.iter_mut().zip(first).for_each(|(to, from)| *to = *from);
+            }
+        }
+        Ok(())
+    }
+
     /// Second phase: attention, its output matrix, residual and LayerNorm.
     pub(super) fn attend(
         &self,
         texts: &[&[u32]],
         states: &mut [Column],
-        queries: &mut [Column],
         work: &mut [Column],
         offload: Option<&mut Offload<'_>>,
     ) -> Result<()> {
@@ -96,8 +144,7 @@ impl Run<'_> {
         let matrix = self.layer.matrix(MatrixKind::AttentionOutput);
         let norm = self.norm(self.layer.attention_gamma, self.layer.attention_beta);
         let states = states.get_mut(..self.tiles() * hidden).ok_or(self.too_small())?;
-        let queries = queries.get_mut(..self.tiles() * hidden).ok_or(self.too_small())?;
-        let (keys_values, scratch) = self.split(work)?;
+        let Split { queries, keys_values, scratch } = self.split(work)?;
         let keys_values = &*keys_values;
         let parts = states
             .chunks_mut(columns(part, hidden))
@@ -105,7 +152,8 @@ impl Run<'_> {
             .zip(scratch.chunks_mut(self.plan.attention.max(1)))
             .enumerate();
         each(parts, offload, &|(number, ((x, queries), scratch)), mut offload| {
-            let (mut scratch, rest) = self.plan.cut(scratch).ok_or(self.too_small())?;
+            let linear_plan = &self.plan.attention_linear;
+            let (mut scratch, rest) = linear_plan.cut(scratch).ok_or(self.too_small())?;
             let tile = number * part;
             let end = (tile + queries.len() / hidden.max(1)) * TILE_TOKENS;
             let mut first = 0;
@@ -124,10 +172,11 @@ impl Run<'_> {
                     attention.run(self.backend, tokens)?;
                 }
             }
-            let block = columns(BLOCK_TILES, hidden);
+            let high = self.plan.block;
+            let block = columns(high, hidden);
             let blocks = x.chunks_mut(block).zip(queries.chunks(block));
             for (block, (x, context)) in blocks.enumerate() {
-                let tokens = self.block_tokens(tile + block * BLOCK_TILES);
+                let tokens = self.block_tokens(tile + block * high);
                 let out = rest.get_mut(..x.len()).ok_or(self.too_small())?;
                 let input = Input { columns: context, stride: hidden, tokens };
                 let offload = offload.as_deref_mut();
@@ -162,9 +211,11 @@ impl Run<'_> {
             .zip(work.chunks_mut(self.plan.feed_forward.max(1)))
             .enumerate();
         each(parts, offload, &|(number, (x, scratch)), mut offload| {
-            let (mut scratch, rest) = self.plan.cut(scratch).ok_or(self.too_small())?;
-            for (block, x) in x.chunks_mut(columns(BLOCK_TILES, hidden)).enumerate() {
-                let tokens = self.block_tokens(number * part + block * BLOCK_TILES);
+            let linear_plan = &self.plan.feed_forward_linear;
+            let (mut scratch, rest) = linear_plan.cut(scratch).ok_or(self.too_small())?;
+            let high = self.plan.block;
+            for (block, x) in x.chunks_mut(columns(high, hidden)).enumerate() {
+                let tokens = self.block_tokens(number * part + block * high);
                 let up = x.len() / hidden.max(1) * inner;
                 let (up, rest) = rest.split_at_mut_checked(up).ok_or(self.too_small())?;
                 let out = rest.get_mut(..x.len()).ok_or(self.too_small())?;
@@ -195,13 +246,23 @@ impl Run<'_> {
 
     /// Tokens of the block that begins at `tile`.
     fn block_tokens(&self, tile: usize) -> usize {
-        let most = BLOCK_TILES.min(self.part_tiles() - tile % self.part_tiles()) * TILE_TOKENS;
+        let most = self.plan.block.min(self.part_tiles() - tile % self.part_tiles()) * TILE_TOKENS;
         self.tokens.saturating_sub(tile * TILE_TOKENS).min(most)
     }
 
-    /// Keys and values, and the scratches of attention.
-    fn split<'a>(&self, work: &'a mut [Column]) -> Result<(&'a mut [Column], &'a mut [Column])> {
-        work.split_at_mut_checked(self.tiles() * 2 * self.hidden()).ok_or(self.too_small())
+    /// Where everything of attention lies: the queries, then keys and values and the scratches. If
+    /// one tile at a time passes, the keys and values are at the end.
+    fn split<'a>(&self, work: &'a mut [Column]) -> Result<Split<'a>> {
+        let size = self.tiles() * self.hidden();
+        let (queries, rest) = work.split_at_mut_checked(size).ok_or(self.too_small())?;
+        let in_front = if self.plan.block == 1 { rest.len().checked_sub(2 * size) } else { None };
+        let at = in_front.unwrap_or(2 * size);
+        let (first, second) = rest.split_at_mut_checked(at).ok_or(self.too_small())?;
+        let (keys_values, scratch) = match in_front {
+            Some(_) => (second, first),
+            None => (first, second),
+        };
+        Ok(Split { queries, keys_values, scratch })
     }
 
     /// What a buffer that is shorter than planned is refused with: none is, the plan being the

@@ -38,8 +38,9 @@ impl core::fmt::Debug for Encoder<'_, '_> {
 }
 
 impl<'m, 'a> Encoder<'m, 'a> {
-    /// Prepares to run texts of up to `max_tokens` tokens in `arena`, which must hold
-    /// [`Plan::arena_bytes`] and start at a multiple of four bytes.
+    /// Prepares to run texts of up to `max_tokens` tokens in `arena`, which must hold what
+    /// [`Plan::compact`] takes and start at a multiple of four bytes; the plan is
+    /// [`Plan::fitting`].
     ///
     /// # Errors
     /// [`Error::ArenaTooSmall`], [`Error::TooManyTokens`], [`Error::Misaligned`].
@@ -49,7 +50,8 @@ impl<'m, 'a> Encoder<'m, 'a> {
         arena: &'a mut [u8],
         max_tokens: usize,
     ) -> Result<Self> {
-        Self::with_plan(model, backend, arena, Plan::new(model, max_tokens)?)
+        let plan = Plan::fitting(model, max_tokens, arena.len())?;
+        Self::with_plan(model, backend, arena, plan)
     }
 
     /// Prepares to run batches of up to `tokens` tokens in all; see [`Encoder::embed_batch`].
@@ -79,7 +81,7 @@ impl<'m, 'a> Encoder<'m, 'a> {
         plan: Plan,
     ) -> Result<Self> {
         // Sizes of this model, whichever the plan was made for.
-        let plan = Plan::for_batch(model, plan.tokens)?.with_threads(plan.threads);
+        let plan = plan.remade(model)?;
         let buffers = plan.carve(arena)?;
         Ok(Self { model: *model, backend, plan, buffers, tokens: 0 })
     }
@@ -172,9 +174,9 @@ impl<'m, 'a> Encoder<'m, 'a> {
             let layer = self.model.layer(i)?;
             let (arch, plan) = (self.model.arch(), &self.plan);
             let run = Run { backend: self.backend, layer, arch, plan, tokens: self.tokens };
-            let Buffers { hidden, queries, work } = &mut self.buffers;
-            run.project(hidden, queries, work, offload.as_deref_mut())?;
-            run.attend(texts, hidden, queries, work, offload.as_deref_mut())?;
+            let Buffers { hidden, work } = &mut self.buffers;
+            run.project(hidden, work, offload.as_deref_mut())?;
+            run.attend(texts, hidden, work, offload.as_deref_mut())?;
             run.feed_forward(hidden, work, offload.as_deref_mut())?;
         }
         Ok(())
@@ -204,7 +206,7 @@ impl<'m, 'a> Encoder<'m, 'a> {
         }
         let hidden = hidden_size as usize;
         let tables = self.model.embeddings();
-        let Buffers { hidden: states, work, .. } = &mut self.buffers;
+        let Buffers { hidden: states, work } = &mut self.buffers;
         // The buffers of the layers are idle here; they hold a word and a position vector.
         let too_small = Error::ArenaTooSmall { needed: 2 * hidden, available: work.len() };
         let work = work.as_flattened_mut();

@@ -7,9 +7,11 @@ mod bytes;
 mod embeddings;
 mod integers;
 mod matrix;
+mod tests;
 
 pub use embeddings::{Embeddings, Table};
 pub use matrix::{Block, Group, Groups, Indices, Layer, Matrix};
+pub use tests::{Test, Tests};
 
 use crate::error::{Error, Result, SectionName};
 use crate::format::{self, Arch, Header, MatrixKind, SectionEntry};
@@ -31,6 +33,7 @@ pub struct Model<'a> {
     arch: &'a Arch,
     tokenizer: Tokenizer<'a>,
     embeddings: Embeddings<'a>,
+    tests: Tests<'a>,
 }
 
 /// Length of the whole file as its header says, for a reader that does not know where it ends.
@@ -114,7 +117,14 @@ impl<'a> Model<'a> {
             let layer = section(FIXED_SECTIONS + i, format::SECTION_LAYER, i as u32)?;
             Layer::read(layer, arch)?.validate()?;
         }
-        let rest = sections.get(FIXED_SECTIONS + layers..).unwrap_or_default();
+        let mut rest = sections.get(FIXED_SECTIONS + layers..).unwrap_or_default();
+        let mut tests = Tests::NONE;
+        if let [first, others @ ..] = rest
+            && first.kind == format::SECTION_TEST
+        {
+            tests = Tests::open(section(FIXED_SECTIONS + layers, first.kind, 0)?, arch)?;
+            rest = others;
+        }
         match rest {
             [] => {}
             [meta] if meta.kind == format::SECTION_META => {}
@@ -125,7 +135,7 @@ impl<'a> Model<'a> {
                 });
             }
         }
-        Ok(Self { bytes: file, header, sections, arch, tokenizer, embeddings })
+        Ok(Self { bytes: file, header, sections, arch, tokenizer, embeddings, tests })
     }
 
     /// The whole file.
@@ -156,6 +166,11 @@ impl<'a> Model<'a> {
     /// The embedding tables.
     pub fn embeddings(&self) -> Embeddings<'a> {
         self.embeddings
+    }
+
+    /// The texts of the self-test; see [`Model::self_test`].
+    pub fn tests(&self) -> Tests<'a> {
+        self.tests
     }
 
     /// Encoder layer `index`, counted from the bottom.

@@ -60,7 +60,7 @@ impl<'a, 'm> Case<'a, 'm> {
         memory: &'a mut [u8],
     ) -> Result<Self, Failure> {
         let tiles = tokens.div_ceil(TILE_TOKENS);
-        let plan = Plan::for_batch(model, tokens)?;
+        let plan = Plan::for_batch(model, tokens)?.linear();
         let mut cut = Cut::new(memory);
         let input = input(&mut cut, tiles * matrix.cols())?;
         let out = cut.take(tiles * matrix.rows())?;

@@ -1,0 +1,252 @@
+//! Shrinking to a device: which number types, vocabulary and density make a model fit.
+//!
+//! Int4 costs next to nothing, so it comes first; then vocabulary and density share what is left,
+//! by what each was measured to cost (`docs/pruning.md`).
+
+use grouse_runtime::format::{
+    self, Arch, DataType, EmbeddingHeader, Header, LayerHeader, MatrixKind, SectionEntry,
+    table_row_i4,
+};
+use serde::Serialize;
+
+use crate::model::DenseModel;
+use crate::prune::cost::Measure;
+use crate::prune::options::{dense_cost, shape};
+use crate::{Error, Result};
+
+/// What a device has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Room {
+    /// Bytes for the packed file.
+    pub file: u64,
+    /// Bytes for the arena, if that is limited.
+    pub arena: Option<u64>,
+    /// Most tokens of one text.
+    pub tokens: usize,
+}
+
+/// What is to be done to a model.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Choice {
+    /// Whether the matrices are int4, or int8.
+    pub int4_weights: bool,
+    /// Whether the tables are int4, or int8.
+    pub int4_embeddings: bool,
+    /// Pieces to keep; all when `None`.
+    pub vocabulary: Option<usize>,
+    /// Bytes of the matrices / those of the dense ones in the same number type.
+    pub density: f64,
+    /// Points of Spearman × 100 that all-MiniLM-L6-v2 lost on STS-Benchmark dev by as much.
+    pub expected_loss: f64,
+}
+
+impl Choice {
+    /// Number type of the matrices.
+    pub fn weights(&self) -> DataType {
+        if self.int4_weights { DataType::I4 } else { DataType::I8 }
+    }
+
+    /// Number type of the tables.
+    pub fn embeddings(&self) -> DataType {
+        if self.int4_embeddings { DataType::I4 } else { DataType::I8 }
+    }
+
+    /// What the density counts.
+    pub fn measure(&self) -> Measure {
+        if self.int4_weights { Measure::Int4Bytes } else { Measure::Bytes }
+    }
+}
+
+/// Pieces and points lost, all-MiniLM-L6-v2, dense: the prototype.
+const BY_VOCABULARY: [(f64, f64); 6] =
+    [(4e3, 3.9), (6e3, 3.0), (8e3, 2.3), (12e3, 1.9), (16e3, 1.0), (30_522.0, 0.0)];
+/// Density and points lost, all-MiniLM-L6-v2, `--method auto`, not healed.
+const BY_DENSITY: [(f64, f64); 5] = [(0.06, 9.0), (0.12, 5.1), (0.25, 2.5), (0.5, 1.3), (1.0, 0.0)];
+/// Vocabularies that are looked at.
+const VOCABULARIES: [usize; 16] = [
+    24_000, 20_000, 16_000, 14_000, 12_000, 11_000, 10_000, 9_000, 8_000, 7_000, 6_000, 5_000,
+    4_000, 3_000, 2_000, 1_000,
+];
+/// Below it nothing is left of a model.
+const LEAST_DENSITY: f64 = 0.06;
+/// Bytes of the JSON section and the self-test, about.
+const NOTES: u64 = 6 << 10;
+/// Bytes of a group beside its weights: its descriptor and what aligns its block, about.
+const GROUP: u64 = 64;
+/// Groups of a pruned matrix, about.
+const GROUPS: u64 = 24;
+
+/// Chooses for `model`, whose vocabulary can be trimmed to `least` pieces.
+///
+/// # Errors
+/// [`Error::Input`] when nothing fits, with the bytes that would.
+pub fn choose(model: &DenseModel, room: &Room, least: usize) -> Result<Choice> {
+    check_arena(model, room)?;
+    let whole = model.config.vocab_size;
+    let choice = |int4_weights, int4_embeddings| Choice {
+        int4_weights,
+        int4_embeddings,
+        vocabulary: None,
+        density: 1.0,
+        expected_loss: 0.0,
+    };
+    let left = |choice: &Choice| {
+        let pieces = choice.vocabulary.unwrap_or(whole);
+        room.file.checked_sub(fixed_bytes(model, choice, pieces, room.tokens))
+    };
+    for dense in [choice(false, false), choice(false, true), choice(true, true)] {
+        let needed = dense_cost(model, dense.measure());
+        if left(&dense).is_some_and(|left| left >= needed) {
+            return Ok(dense);
+        }
+    }
+    let smallest = choice(true, true);
+    let dense = dense_cost(model, smallest.measure());
+    let sizes = VOCABULARIES.into_iter().filter(|size| *size > least && *size < whole);
+    let best = [None]
+        .into_iter()
+        .chain(sizes.chain([least]).map(Some))
+        .filter_map(|vocabulary| {
+            let choice = Choice { vocabulary, ..smallest };
+            let density = (left(&choice)? as f64 / dense as f64).min(1.0);
+            let loss = interpolate(&BY_VOCABULARY, vocabulary.unwrap_or(whole) as f64)
+                + interpolate(&BY_DENSITY, density);
+            (density >= LEAST_DENSITY).then_some(Choice { density, expected_loss: loss, ..choice })
+        })
+        .min_by(|a, b| a.expected_loss.total_cmp(&b.expected_loss));
+    best.ok_or_else(|| {
+        let needed = fixed_bytes(model, &smallest, least, room.tokens)
+            + (LEAST_DENSITY * dense as f64) as u64;
+        Error::input(
+            format!("{} does not fit {} bytes, however small", model.name, room.file),
+            format!("{needed} bytes are the least that it takes; choose a smaller model"),
+        )
+    })
+}
+
+/// Pieces for `choice` that fill `room` when a file with `packed` pieces takes `bytes`, a little
+/// left over.
+pub fn refill(model: &DenseModel, room: &Room, packed: usize, bytes: u64, piece: u64) -> usize {
+    // Names of pieces differ in length.
+    let spare = room.file as i64 - bytes as i64 - 512;
+    let more = spare.div_euclid(piece.max(1) as i64);
+    let pieces = packed as i64 + more;
+    usize::try_from(pieces).unwrap_or(0).min(model.config.vocab_size)
+}
+
+/// Refuses what needs more memory than there is even before a weight is chosen.
+fn check_arena(model: &DenseModel, room: &Room) -> Result<()> {
+    let Some(arena) = room.arena else { return Ok(()) };
+    // Residual stream, queries, keys and values of 16 tokens at a time, f32.
+    let tile = (4 * model.config.hidden_size * 16 * size_of::<f32>()) as u64;
+    let needed = tile * room.tokens.div_ceil(16) as u64;
+    if needed <= arena {
+        return Ok(());
+    }
+    Err(Error::input(
+        format!(
+            "{} tokens take more than {needed} bytes of RAM, the device has {arena}",
+            room.tokens
+        ),
+        format!("at most {} tokens fit: --tokens", arena / tile * 16),
+    ))
+}
+
+/// Bytes of the packed file beside what [`Measure`] counts, with `pieces` in the vocabulary.
+fn fixed_bytes(model: &DenseModel, choice: &Choice, pieces: usize, tokens: usize) -> u64 {
+    let hidden = model.config.hidden_size;
+    let rows = |count: usize, int4: bool, other: usize| {
+        count * if int4 { table_row_i4(hidden) + size_of::<f32>() } else { other }
+    };
+    let tables = rows(pieces, choice.int4_embeddings, hidden + size_of::<f32>())
+        + rows(tokens, choice.int4_embeddings, 2 * hidden)
+        + (model.config.token_types + 2) * hidden * size_of::<f32>();
+    let names = model.tokenizer.len() as u64 * pieces as u64 / model.config.vocab_size as u64;
+    let matrices = (0..model.layers.len()).flat_map(|l| MatrixKind::ALL.map(|kind| (l, kind)));
+    let equalize: usize =
+        matrices.map(|(l, kind)| shape(model, l, kind).1 * size_of::<f32>()).sum();
+    let layer = size_of::<LayerHeader>() + 4 * hidden * size_of::<f32>();
+    let heads = [
+        size_of::<Header>(),
+        (model.layers.len() + 5) * (size_of::<SectionEntry>() + format::ALIGN),
+        size_of::<Arch>() + size_of::<EmbeddingHeader>(),
+        model.layers.len() * layer,
+    ];
+    let groups = if choice.int4_weights { GROUPS * GROUP } else { GROUP };
+    (tables + equalize + heads.iter().sum::<usize>()) as u64
+        + names
+        + NOTES
+        + groups * 4 * model.layers.len() as u64
+}
+
+/// The value at `x` of a curve through `points`, straight in ln x and level beyond its ends.
+fn interpolate(points: &[(f64, f64)], x: f64) -> f64 {
+    let after = points.partition_point(|(at, _)| *at < x);
+    match (after.checked_sub(1).and_then(|i| points.get(i)), points.get(after)) {
+        (Some((x0, y0)), Some((x1, y1))) => {
+            y0 + (y1 - y0) * (x.ln() - x0.ln()) / (x1.ln() - x0.ln())
+        }
+        (Some((_, y)), None) | (None, Some((_, y))) => *y,
+        (None, None) => 0.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use grouse_tests::random_bert::{self, Shape};
+
+    use super::*;
+
+    fn model() -> DenseModel {
+        let dir = tempfile::tempdir().unwrap();
+        let shape =
+            Shape { vocab: 2_000, hidden: 64, heads: 4, intermediate: 256, ..Shape::default() };
+        random_bert::write(dir.path(), &shape, 3);
+        crate::import::load_dir(dir.path()).unwrap()
+    }
+
+    fn room(file: u64) -> Room {
+        Room { file, arena: None, tokens: 16 }
+    }
+
+    #[test]
+    fn less_room_takes_more_away() {
+        let model = model();
+        let mut last: Option<Choice> = None;
+        for file in (20..400).rev().map(|kib| kib << 10) {
+            let Ok(choice) = choose(&model, &room(file), 300) else { break };
+            let pieces = choice.vocabulary.unwrap_or(2_000);
+            let dense = dense_cost(&model, choice.measure()) as f64;
+            let size = fixed_bytes(&model, &choice, pieces, 16) as f64 + choice.density * dense;
+            assert!(size <= file as f64 + 1.0, "{choice:?} in {file}");
+            if let Some(last) = last {
+                assert!(choice.expected_loss >= last.expected_loss - 1e-9, "{last:?} {choice:?}");
+                assert!(choice.int4_weights >= last.int4_weights);
+            }
+            last = Some(choice);
+        }
+        let last = last.unwrap();
+        assert!(last.int4_weights && last.density < 0.2 && last.vocabulary.is_some(), "{last:?}");
+        let first = choose(&model, &room(10 << 20), 300).unwrap();
+        assert!(!first.int4_weights && first.density == 1.0 && first.vocabulary.is_none());
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_figures() {
+        let model = model();
+        let error = choose(&model, &room(10_000), 300).unwrap_err();
+        assert!(error.to_string().contains("does not fit 10000 bytes"), "{error}");
+        let small = Room { arena: Some(10_000), ..room(1 << 20) };
+        let error = choose(&model, &small, 300).unwrap_err();
+        assert!(error.to_string().contains("16 tokens take more than 16384 bytes"), "{error}");
+    }
+
+    #[test]
+    fn curves_go_through_their_points() {
+        for (x, y) in BY_DENSITY.iter().chain(&BY_DENSITY) {
+            assert!((interpolate(&BY_DENSITY, *x) - y).abs() < 1e-12);
+        }
+        assert!((interpolate(&[(1.0, 0.0), (4.0, 2.0)], 2.0) - 1.0).abs() < 1e-12);
+        assert_eq!(interpolate(&BY_VOCABULARY, 1e6), 0.0);
+    }
+}
