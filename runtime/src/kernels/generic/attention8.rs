@@ -7,7 +7,7 @@ use crate::kernels::{
 };
 use crate::math::exp2_constants::{LOWEST, POLY};
 
-use super::float::{horner, round_even};
+use super::float::horner;
 use super::{Dot, Simd, TILE as TILE_BYTES, parts};
 
 /// See [`crate::kernels::Backend::keys`].
@@ -128,7 +128,7 @@ fn magnitude<S: Simd>(s: S, columns: &[Column], part: usize) -> S::F {
 /// [`quantize_symmetric`].
 #[inline(always)]
 fn symmetric<S: Simd>(s: S, v: S::F, inverse: S::F) -> S::I {
-    let r = round_even(s, s.mul(v, inverse));
+    let r = s.round_even(s.mul(v, inverse));
     s.to_int(s.min(s.max(r, s.splat(-127.0)), s.splat(127.0)))
 }
 
@@ -275,12 +275,12 @@ fn exp2_byte<S: Simd, const N: usize>(s: S, mut x: [S::F; N]) -> [S::F; N] {
     let mut n = x;
     for (x, n) in x.iter_mut().zip(&mut n) {
         let clamped = s.max(*x, s.splat(LOWEST));
-        *n = round_even(s, clamped);
+        *n = s.round_even(clamped);
         *x = s.sub(clamped, *n);
     }
     let mut p = horner(s, x, &POLY);
     for (p, n) in p.iter_mut().zip(n) {
-        *p = round_even(s, s.mul(*p, s.exp2(n)));
+        *p = s.round_even(s.times_exp2(*p, n));
     }
     p
 }

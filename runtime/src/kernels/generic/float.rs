@@ -35,7 +35,7 @@ pub(in crate::kernels) fn scales<S: Simd>(
             let low = s.load(&lowest, part);
             let range = s.sub(s.load(&highest, part), low);
             let inverse = s.div(s.splat(255.0), range);
-            let shift = round_even(s, s.sub(s.splat(-128.0), s.mul(low, inverse)));
+            let shift = s.round_even(s.sub(s.splat(-128.0), s.mul(low, inverse)));
             s.store(&mut scales.scale, part, s.div(range, s.splat(255.0)));
             s.store(&mut scales.inverse, part, inverse);
             s.store(&mut scales.shift, part, shift);
@@ -194,22 +194,16 @@ pub(super) fn exp<S: Simd, const N: usize>(s: S, mut x: [S::F; N]) -> [S::F; N] 
     let mut n = x;
     for (x, n) in x.iter_mut().zip(&mut n) {
         let clamped = s.min(s.max(*x, s.splat(LOWEST)), s.splat(HIGHEST));
-        *n = round_even(s, s.mul(clamped, s.splat(LOG2E)));
+        *n = s.round_even(s.mul(clamped, s.splat(LOG2E)));
         let high = s.sub(clamped, s.mul(*n, s.splat(LN2_HIGH)));
         *x = s.sub(high, s.mul(*n, s.splat(LN2_LOW)));
     }
     let mut p = horner(s, x, &POLY);
     for ((p, r), n) in p.iter_mut().zip(x).zip(n) {
         let y = s.add(s.add(s.mul(*p, s.mul(r, r)), r), s.splat(1.0));
-        *p = s.mul(y, s.exp2(n));
+        *p = s.times_exp2(y, n);
     }
     p
-}
-
-/// [`math::round_even`].
-#[inline(always)]
-pub(super) fn round_even<S: Simd>(s: S, x: S::F) -> S::F {
-    s.sub(s.add(x, s.splat(math::ROUND)), s.splat(math::ROUND))
 }
 
 /// A polynomial of some vectors, highest power first.

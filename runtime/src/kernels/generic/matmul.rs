@@ -7,7 +7,7 @@ use crate::kernels::{
 };
 use crate::view::Indices;
 
-use super::float::{self, activate_column, round_even};
+use super::float::{self, activate_column};
 use super::simd::FloatWeight;
 use super::{Acc, Dot, Simd, Sink, Steps, Weights, parts};
 
@@ -95,7 +95,7 @@ impl<'a> Inputs<'a> {
         let inputs = self.columns.iter().zip(&self.factors).skip(step * STEP);
         for (q, (column, factor)) in q.iter_mut().zip(inputs) {
             let v = s.mul(s.load(column, part), s.splat(*factor));
-            let r = s.add(round_even(s, s.mul(v, inverse)), shift);
+            let r = s.add(s.round_even(s.mul(v, inverse)), shift);
             let r = s.min(s.max(r, s.splat(-128.0)), s.splat(127.0));
             *q = s.to_int(r);
         }

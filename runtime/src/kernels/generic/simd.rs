@@ -47,6 +47,17 @@ pub trait Simd: Copy + Sync {
     fn min(self, a: Self::F, b: Self::F) -> Self::F;
     /// 2ⁿ for a whole n in −126..=127.
     fn exp2(self, n: Self::F) -> Self::F;
+    /// v × 2ⁿ for a whole n in −126..=127, when v and the product are normal or 0.
+    #[inline(always)]
+    fn times_exp2(self, v: Self::F, n: Self::F) -> Self::F {
+        self.mul(v, self.exp2(n))
+    }
+    /// The nearest whole number of one below 2²² either way, ties to even; a zero may have either
+    /// sign.
+    #[inline(always)]
+    fn round_even(self, v: Self::F) -> Self::F {
+        self.sub(self.add(v, self.splat(math::ROUND)), self.splat(math::ROUND))
+    }
     /// Whole numbers as integers.
     fn to_int(self, v: Self::F) -> Self::I;
     /// Integers as floats, rounded to nearest even.

@@ -80,6 +80,14 @@ impl Simd for Avx512 {
         op!(_mm512_castsi512_ps(_mm512_slli_epi32(biased, 23)))
     }
     #[inline(always)]
+    fn times_exp2(self, v: __m512, n: __m512) -> __m512 {
+        op!(_mm512_scalef_ps(v, n))
+    }
+    #[inline(always)]
+    fn round_even(self, v: __m512) -> __m512 {
+        op!(_mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v))
+    }
+    #[inline(always)]
     fn to_int(self, v: __m512) -> __m512i {
         op!(_mm512_cvtps_epi32(v))
     }
@@ -97,13 +105,9 @@ impl Simd for Avx512 {
         unsafe { _mm512_loadu_si512(column.as_ptr().cast()) }
     }
     #[inline(always)]
-    fn interleave(self, [a, b, c, d]: [__m512i; 4]) -> __m512i {
-        let byte = self.splat_int(0xff);
-        let a = op!(_mm512_and_si512(a, byte));
-        let b = op!(_mm512_slli_epi32(_mm512_and_si512(b, byte), 8));
-        let c = op!(_mm512_slli_epi32(_mm512_and_si512(c, byte), 16));
-        let d = op!(_mm512_slli_epi32(d, 24));
-        op!(_mm512_or_si512(_mm512_or_si512(a, b), _mm512_or_si512(c, d)))
+    fn interleave(self, four: [__m512i; 4]) -> __m512i {
+        let [ab, cd] = narrowed(four, self.splat_int(0));
+        as_words(op!(_mm512_packs_epi16(ab, cd)))
     }
     #[inline(always)]
     fn store_bytes(self, bytes: &mut [i8; 16], _part: usize, v: __m512i) {
