@@ -36,6 +36,8 @@ pub(in crate::kernels) fn scales<S: Simd>(
             let range = s.sub(s.load(&highest, part), low);
             let inverse = s.div(s.splat(255.0), range);
             let shift = s.round_even(s.sub(s.splat(-128.0), s.mul(low, inverse)));
+            // A zero without a sign.
+            let shift = s.add(shift, s.splat(0.0));
             s.store(&mut scales.scale, part, s.div(range, s.splat(255.0)));
             s.store(&mut scales.inverse, part, inverse);
             s.store(&mut scales.shift, part, shift);
