@@ -1,82 +1,80 @@
-//! Group matmul and a whole encoder: scalar and wide, dense and density 0.25.
+//! Whole encoders of MiniLM's shape with this processor's backend: lengths, densities, number types
+//! and threads. Weights are random: time does not depend on them.
 
 use std::hint::black_box;
+use std::time::Duration;
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use grouse_benches::packed;
 use grouse_runtime::encoder::Encoder;
-use grouse_runtime::encoder::linear::{Input, Scratch, linear};
-use grouse_runtime::format::MatrixKind;
-use grouse_runtime::kernels::{Backend, Column, TILE_TOKENS, available, scalar::Scalar};
+use grouse_runtime::format::{BASE_ALIGN, DataType};
+use grouse_runtime::kernels::{Backend, default, scalar::Scalar};
 use grouse_runtime::plan::Plan;
 use grouse_runtime::view::Model;
 
-/// Group counts: dense, and density 0.25.
-const GROUPS: [(usize, &str); 2] = [(1, "dense"), (4, "density 0.25")];
+/// Layers of all-MiniLM-L6-v2.
+const LAYERS: usize = 6;
 
-/// Tokens of the encoder's text.
-const TOKENS: usize = 32;
-
-fn group_matmul(c: &mut Criterion) {
-    let mut bench = c.benchmark_group("matmul 16x384 to 1536 i8");
-    for (groups, name) in GROUPS {
-        let file = packed(groups);
-        let model = Model::open(file.bytes()).expect("a valid file");
-        let layer = model.layer(0).expect("a layer");
-        let matrix = layer.matrix(MatrixKind::FeedForwardIn);
-        let plan = Plan::new(&model, TILE_TOKENS).expect("a plan");
-        let value = |i: usize| ((i * 37 % 101) as f32 - 50.0) / 25.0;
-        let x: Vec<Column> =
-            (0..384).map(|f| std::array::from_fn(|t| value(f * TILE_TOKENS + t))).collect();
-        let run = |backend: &dyn Backend, out: &mut [Column]| {
-            let mut scratch = Scratch {
-                panels: &mut vec![0; plan.linear().panels],
-                columns: &mut vec![[0.0; TILE_TOKENS]; plan.linear().columns],
-                unpacked: &mut vec![0; plan.linear().unpacked],
-                capacity: plan.linear().capacity,
-            };
-            let input = Input { columns: &x, stride: 384, tokens: TILE_TOKENS };
-            linear(backend, matrix, &mut scratch, input, None, out, None).expect("an opened model");
-        };
-        let mut want = vec![[0.0; TILE_TOKENS]; 1536];
-        run(&Scalar, &mut want);
-        bench.throughput(Throughput::Elements(u64::from(matrix.kept()) * TILE_TOKENS as u64));
-        for backend in available() {
-            let mut out = want.clone();
-            run(backend, &mut out);
-            assert_eq!(out, want, "{} differs from scalar", backend.name());
-            bench.bench_function(BenchmarkId::new(backend.name(), name), |b| {
-                b.iter(|| run(black_box(backend), &mut out));
-            });
-        }
-    }
-}
+/// Number types and group counts.
+const CASES: [(DataType, usize, &str); 9] = [
+    (DataType::I8, 1, "i8 dense"),
+    (DataType::I8, 2, "i8 density 0.5"),
+    (DataType::I8, 4, "i8 density 0.25"),
+    (DataType::I8, 8, "i8 density 0.125"),
+    (DataType::I4, 1, "i4 dense"),
+    (DataType::I4, 2, "i4 density 0.5"),
+    (DataType::I4, 4, "i4 density 0.25"),
+    (DataType::I4, 8, "i4 density 0.125"),
+    (DataType::F32, 1, "f32 dense"),
+];
 
 fn encoder(c: &mut Criterion) {
-    let mut bench = c.benchmark_group("one-layer encoder, 32 tokens, i8");
-    for (groups, name) in GROUPS {
-        let file = packed(groups);
+    for (weights, groups, name) in CASES {
+        let file = packed(LAYERS, groups, weights);
         let model = Model::open(file.bytes()).expect("a valid file");
-        let plan = Plan::new(&model, TOKENS).expect("a plan");
-        let ids: Vec<u32> = (0..TOKENS as u32).map(|t| t * 13 % model.arch().vocab_size).collect();
-        let run = |backend: &'static dyn Backend, out: &mut [f32]| {
-            let mut arena = vec![0.0_f32; plan.arena_bytes().div_ceil(4)];
-            let arena = bytemuck::must_cast_slice_mut(&mut arena);
-            let mut encoder = Encoder::new(&model, backend, arena, TOKENS).expect("it fits");
-            encoder.embed(&ids, out).expect("an embedding");
-        };
-        let mut want = vec![0.0; 384];
-        run(&Scalar, &mut want);
-        for backend in available() {
-            let mut out = vec![0.0; 384];
-            run(backend, &mut out);
-            assert_eq!(out, want, "{} differs from scalar", backend.name());
-            bench.bench_function(BenchmarkId::new(backend.name(), name), |b| {
-                b.iter(|| run(black_box(backend), &mut out));
+        for tokens in [16, 32, 128] {
+            let ids: Vec<u32> =
+                (0..tokens as u32).map(|t| t * 13 % model.arch().vocab_size).collect();
+            let mut group = c.benchmark_group(format!("{name}, {tokens} tokens"));
+            let mut want = vec![0.0; 384];
+            with_encoder(&model, &Scalar, tokens, 1, |encoder| {
+                encoder.embed(&ids, &mut want).expect("an embedding");
             });
+            for threads in [1, 2] {
+                let name = format!("{}, threads: {threads}", default().name());
+                with_encoder(&model, default(), tokens, threads, |encoder| {
+                    let mut out = vec![0.0; 384];
+                    encoder.embed(&ids, &mut out).expect("an embedding");
+                    assert_eq!(out, want, "{name} differs from scalar");
+                    group.bench_function(BenchmarkId::from_parameter(&name), |b| {
+                        b.iter(|| encoder.embed(black_box(&ids), &mut out));
+                    });
+                });
+            }
         }
     }
 }
 
-criterion_group!(benches, group_matmul, encoder);
+/// Calls `run` with an encoder for `tokens` tokens in memory of its own.
+fn with_encoder(
+    model: &Model<'_>,
+    backend: &'static dyn Backend,
+    tokens: usize,
+    threads: usize,
+    run: impl FnOnce(&mut Encoder<'_, '_>),
+) {
+    let plan = Plan::new(model, tokens).expect("a plan").with_threads(threads);
+    let mut words = vec![0_u128; plan.arena_bytes().div_ceil(BASE_ALIGN)];
+    let arena = bytemuck::must_cast_slice_mut(&mut words);
+    run(&mut Encoder::with_plan(model, backend, arena, plan).expect("it fits"));
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default()
+        .sample_size(20)
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_millis(600));
+    targets = encoder
+}
 criterion_main!(benches);

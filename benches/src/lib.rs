@@ -1,4 +1,6 @@
-//! What the benches measure on: seeded random models of MiniLM's shape, packed in int8.
+//! What the benches measure on: seeded random models of MiniLM's shape, and this core's limits.
+
+pub mod peak;
 
 use grouse::pack::Options;
 use grouse::{calibrate, import, pack};
@@ -19,15 +21,15 @@ impl File {
     }
 }
 
-/// Packs a one-layer model of MiniLM's width in int8, its matrices cut into `groups` disjoint
-/// groups each (1 = dense), so that the density is `1 / groups`.
+/// Packs a model of MiniLM's width with `layers` layers and the given `weights`, its matrices cut
+/// into `groups` disjoint groups each (1 = dense), so that the density is `1 / groups`.
 ///
 /// # Panics
 /// When the temporary model cannot be written or packed.
-pub fn packed(groups: usize) -> File {
+pub fn packed(layers: usize, groups: usize, weights: DataType) -> File {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let path = dir.path().join("model");
-    let shape = Shape { hidden: 384, layers: 1, heads: 12, intermediate: 1536, ..Shape::default() };
+    let shape = Shape { hidden: 384, layers, heads: 12, intermediate: 1536, ..Shape::default() };
     let vocab = shape.vocab as u32;
     random_bert::write(&path, &shape, 7);
     let mut model = import::load_dir(&path).expect("the random model loads");
@@ -44,7 +46,7 @@ pub fn packed(groups: usize) -> File {
         (0..64_u32).map(|s| (0..16).map(|t| (s * 31 + t * 7) % vocab).collect()).collect();
     let stats = calibrate::collect(&model, &sentences).expect("calibration");
     let options = Options {
-        weights: DataType::I8,
+        weights,
         exceptions: Vec::new(),
         embeddings: DataType::I8,
         max_tokens: None,
@@ -56,4 +58,17 @@ pub fn packed(groups: usize) -> File {
     let mut words = vec![0_u128; bytes.len().div_ceil(BASE_ALIGN)];
     bytemuck::must_cast_slice_mut::<u128, u8>(&mut words)[..bytes.len()].copy_from_slice(&bytes);
     File { words, length: bytes.len() }
+}
+
+/// Measures the calls of `run` for Criterion, and keeps the least seconds that one took.
+pub fn timed(bencher: &mut criterion::Bencher<'_>, least: &mut f64, mut run: impl FnMut()) {
+    bencher.iter_custom(|count| {
+        let start = std::time::Instant::now();
+        for _ in 0..count {
+            run();
+        }
+        let elapsed = start.elapsed();
+        *least = least.min(elapsed.as_secs_f64() / count as f64);
+        elapsed
+    });
 }

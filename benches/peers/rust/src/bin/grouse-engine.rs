@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use grouse_peers::{Batch, Engine, arguments, cases, serve};
 use grouse_runtime::encoder::Encoder;
-use grouse_runtime::kernels::{self, BACKENDS};
+use grouse_runtime::kernels;
 use grouse_runtime::mapped::MappedFile;
 use grouse_runtime::plan::Plan;
 use grouse_runtime::view::Model;
@@ -34,7 +34,7 @@ fn main() -> Result<()> {
     let backend = match backend.as_str() {
         "default" => kernels::default(),
         name => kernels::by_name(name).with_context(|| {
-            let names: Vec<_> = BACKENDS.iter().map(|b| b.name()).collect();
+            let names: Vec<_> = kernels::available().map(|b| b.name()).collect();
             format!("no backend is called {name:?}; there are {}", names.join(", "))
         })?,
     };
