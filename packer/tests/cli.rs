@@ -151,3 +151,59 @@ fn a_reader_that_goes_away_ends_it_quietly() {
         assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{arguments:?}");
     }
 }
+
+/// `grouse prune --flash`: the packed file fits, whatever the room, and says what was done.
+#[test]
+fn a_model_shrinks_to_a_device() {
+    let dir = tempfile::tempdir().unwrap();
+    let shape = Shape { vocab: 1_500, hidden: 64, heads: 4, intermediate: 256, ..Shape::default() };
+    let model = dir.path().join("model");
+    random_bert::write(&model, &shape, 5);
+    let text = dir.path().join("text.txt");
+    std::fs::write(&text, "the man and the dog in the cafe\n".repeat(20)).unwrap();
+    let (model, text) = (model.to_str().unwrap(), text.to_str().unwrap());
+    let out = dir.path().join("out");
+    let out = out.to_str().unwrap();
+    let run = |flash: &str, more: &[&str]| {
+        let mut arguments = vec!["prune", model, "-o", out, "--flash", flash, "--tokens", "32"];
+        arguments.extend(["--vocab-from", text, "--json"]);
+        arguments.extend(more);
+        grouse(&arguments, None)
+    };
+    // Dense in int8, dense in int4, and less than that.
+    let mut last = (3, 1.01, 2_000);
+    for flash in ["400000", "140000", "90000"] {
+        let output = run(flash, &[]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let choice = &report["device"]["choice"];
+        let bytes = std::fs::metadata(format!("{out}.grouse")).unwrap().len();
+        assert_eq!(report["packed"]["bytes"], bytes);
+        assert!(bytes <= flash.parse().unwrap(), "{bytes} in {flash}: {said}");
+        let number = |flag: &str| i32::from(choice[flag] == false);
+        let int8 = number("int4_weights") + number("int4_embeddings");
+        let density = choice["density"].as_f64().unwrap();
+        let pieces = choice["vocabulary"].as_u64().unwrap_or(1_500);
+        assert!(int8 <= last.0 && density <= last.1 && pieces <= last.2, "{choice}");
+        last = (int8, density, pieces);
+        if flash == "90000" {
+            assert!(density < 1.0, "{choice}");
+        }
+        let tested = grouse(&["self-test", &format!("{out}.grouse")], None);
+        assert!(tested.status.success());
+        let tokenized = grouse(&["tokenize", &format!("{out}.grouse"), "the man"], None);
+        assert!(tokenized.status.success());
+    }
+    for (flash, more, cause) in [
+        ("9000", &[][..], "does not fit 9000 bytes"),
+        ("140000", &["--ram", "9000"], "bytes of RAM"),
+        ("140000", &["--density", "0.5"], "--density"),
+        ("140000", &["--board", "no-such"], "no-such"),
+    ] {
+        let output = run(flash, more);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_ne!(output.status.code(), Some(0));
+        assert!(said.contains(cause), "{said}");
+    }
+}
