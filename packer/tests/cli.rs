@@ -152,6 +152,26 @@ fn a_reader_that_goes_away_ends_it_quietly() {
     }
 }
 
+/// The page of a packed file stands alone.
+#[test]
+fn inspect_writes_a_page() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = packed(dir.path());
+    let page = dir.path().join("page.html");
+    let arguments = ["inspect", file.to_str().unwrap(), "--html", page.to_str().unwrap()];
+    assert!(grouse(&arguments, None).status.success());
+    let page = std::fs::read_to_string(page).unwrap();
+    assert!(page.starts_with("<!DOCTYPE html>") && page.ends_with("</html>"));
+    for part in ["TOKN", "EMBD", "TEST", "attention.output", "word pieces", "at least"] {
+        assert!(page.contains(part), "{part}");
+    }
+    // Nothing is fetched.
+    assert!(!page.contains("http") && !page.contains("src="));
+    let nowhere = dir.path().join("no/such/page.html");
+    let arguments = ["inspect", file.to_str().unwrap(), "--html", nowhere.to_str().unwrap()];
+    assert_eq!(grouse(&arguments, None).status.code(), Some(1));
+}
+
 /// `grouse prune --flash`: the packed file fits, whatever the room, and says what was done.
 #[test]
 fn a_model_shrinks_to_a_device() {
@@ -164,9 +184,11 @@ fn a_model_shrinks_to_a_device() {
     let (model, text) = (model.to_str().unwrap(), text.to_str().unwrap());
     let out = dir.path().join("out");
     let out = out.to_str().unwrap();
+    let page = dir.path().join("report.html");
     let run = |flash: &str, more: &[&str]| {
         let mut arguments = vec!["prune", model, "-o", out, "--flash", flash, "--tokens", "32"];
         arguments.extend(["--vocab-from", text, "--json"]);
+        arguments.extend(["--report", page.to_str().unwrap()]);
         arguments.extend(more);
         grouse(&arguments, None)
     };
@@ -190,6 +212,7 @@ fn a_model_shrinks_to_a_device() {
         if flash == "90000" {
             assert!(density < 1.0, "{choice}");
         }
+        assert!(std::fs::read_to_string(&page).unwrap().starts_with("<!DOCTYPE html>"));
         let tested = grouse(&["self-test", &format!("{out}.grouse")], None);
         assert!(tested.status.success());
         let tokenized = grouse(&["tokenize", &format!("{out}.grouse"), "the man"], None);

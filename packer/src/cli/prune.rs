@@ -147,7 +147,7 @@ pub fn run(args: Args) -> Result<()> {
         let examples = examples(&dense, &model)?;
         let name = &dense.name;
         let page = Page { model: name, report: &found, cosine, examples: &examples };
-        pack::write(path, report::html(&page).as_bytes())?;
+        pack::write_page(path, &report::html(&page))?;
     }
     let pack = |shrink| {
         args.shrink.pack(shrink, &args.model_dir, &model, args.calib.as_deref(), &args.output)
