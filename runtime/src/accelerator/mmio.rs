@@ -178,7 +178,16 @@ fn start(region: Region, lent: &Lent<'_>) -> *const u8 {
 fn full_barrier() {
     fence(Ordering::SeqCst);
     // SAFETY: the instructions only wait; they have no operands.
-    #[cfg(not(miri))]
+    #[cfg(all(
+        not(miri),
+        any(
+            target_arch = "aarch64",
+            all(target_arch = "arm", target_os = "none"),
+            target_arch = "riscv32",
+            target_arch = "riscv64",
+            target_arch = "x86_64"
+        )
+    ))]
     unsafe {
         #[cfg(any(target_arch = "aarch64", all(target_arch = "arm", target_os = "none")))]
         core::arch::asm!("dsb sy", options(nostack, preserves_flags));

@@ -85,8 +85,9 @@ impl Run<'_> {
                 let tiles = queries.chunks_exact_mut(columns(1, hidden));
                 let tiles = tiles.zip(keys_values.chunks_exact_mut(columns(2, hidden)));
                 for (qkv, (q, kv)) in qkv.chunks_exact(columns(3, hidden)).zip(tiles) {
-                    let to = q.iter_mut().chain(kv);
-                    to.zip(qkv).for_each(|(to, from)| *to = *from);
+                    let (from_q, from_kv) = qkv.split_at_checked(hidden).ok_or(self.too_small())?;
+                    copy(q, from_q);
+                    copy(kv, from_kv);
                 }
             }
             Ok(())
@@ -282,6 +283,13 @@ impl Run<'_> {
             self.backend.norm(x, s, norm, live(tokens, tile));
         }
     }
+}
+
+/// Copies columns, several at once.
+fn copy(to: &mut [Column], from: &[Column]) {
+    let ((to, to_rest), (from, from_rest)) = (to.as_chunks_mut::<4>(), from.as_chunks::<4>());
+    to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+    to_rest.iter_mut().zip(from_rest).for_each(|(to, from)| *to = *from);
 }
 
 /// Columns of `tiles` tiles of `width` features, neither of which is 0. The maximum changes nothing

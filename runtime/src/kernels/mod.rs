@@ -12,10 +12,14 @@
 
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 pub mod aarch64;
+#[cfg(armv7_neon)]
+pub mod armv7;
 #[cfg(any(cortex_m_dsp, cortex_m_mve))]
 pub mod cortex_m;
 pub mod generic;
 pub mod int4;
+#[cfg(any(armv7_neon, cortex_m_dsp, cortex_m_mve))]
+mod pairs;
 mod registry;
 pub mod scalar;
 #[cfg(test)]

@@ -36,6 +36,8 @@ pub fn entries() -> &'static [Entry] {
                 needs: "Helium (MVE) with integers; floats are used where they are there",
                 detect: || Some(&super::cortex_m::helium::Helium),
             },
+            #[cfg(armv7_neon)]
+            Entry { name: "neon", needs: "NEON, in the build's flags", detect: super::armv7::neon },
             #[cfg(target_arch = "x86_64")]
             Entry { name: "avx2", needs: "AVX2", detect: super::x86::avx2 },
             #[cfg(target_arch = "x86_64")]

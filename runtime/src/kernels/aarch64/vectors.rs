@@ -3,6 +3,7 @@
 use core::arch::aarch64::*;
 
 use crate::format::{TILE_DEPTH, TILE_I4, TILE_ROWS};
+use crate::kernels::Column;
 use crate::kernels::generic::{Acc, Dot, Inputs, Sink, Steps, TILE, Weights};
 use crate::math;
 
@@ -136,6 +137,20 @@ macro_rules! token {
             ) {
                 $crate::kernels::aarch64::vectors::unpack_run(multipliers, codes, out);
             }
+            #[inline(always)]
+            fn quantize_row(self, column: &Column, inverse: f32, row: &mut [i8; 16]) {
+                $crate::kernels::aarch64::vectors::quantize_row(column, inverse, row);
+            }
+            #[inline(always)]
+            fn quantize_tokens(
+                self,
+                columns: &[Column; 16],
+                inverse: &Column,
+                sums: &mut [i32; 16],
+                rows: &mut [[i8; $crate::kernels::generic::TILE]; 4],
+            ) {
+                $crate::kernels::aarch64::vectors::quantize_tokens(columns, inverse, sums, rows);
+            }
             // By element: one load for four numbers.
             #[inline(always)]
             fn mul_each(self, a: [float32x4_t; 4], by: &[f32; 4]) -> [float32x4_t; 4] {
@@ -214,10 +229,16 @@ pub(super) fn accumulate<S: Products>(
 const TRANSPOSE: [u8; 16] = [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15];
 
 /// Quantizes four tokens of sixteen inputs: for each step of four inputs, `[4 tokens][4 inputs]`
-/// bytes.
+/// bytes. Where only the first two steps hold inputs, the others are left out.
 /// The processor must have NEON.
 #[inline(always)]
 pub(super) fn quantized(inputs: &Inputs<'_>, part: usize) -> [int32x4_t; 4] {
+    if inputs.steps <= 2 { steps::<2>(inputs, part) } else { steps::<4>(inputs, part) }
+}
+
+/// The first `N` steps of [`quantized`].
+#[inline(always)]
+fn steps<const N: usize>(inputs: &Inputs<'_>, part: usize) -> [int32x4_t; 4] {
     let at = part % 4 * 4;
     // SAFETY: four numbers from 0, 4, 8 or 12 of sixteen.
     let (inverse, zero) = unsafe {
@@ -229,7 +250,7 @@ pub(super) fn quantized(inputs: &Inputs<'_>, part: usize) -> [int32x4_t; 4] {
     let zero = op!(vreinterpretq_s16_s32(zero));
     let zero = op!(vuzp1q_s16(zero, zero));
     let mut quantized = [op!(vdupq_n_s32(0)); 4];
-    for (step, quantized) in quantized.iter_mut().enumerate() {
+    for (step, quantized) in quantized.iter_mut().enumerate().take(N) {
         let ab = pair::<0, 1>(inputs, step, at, inverse);
         let cd = pair::<2, 3>(inputs, step, at, inverse);
         let ab = op!(vqmovn_s16(vaddq_s16(ab, zero)));
@@ -269,6 +290,67 @@ fn pair<const A: i32, const B: i32>(
     let a = op!(vmaxnmq_f32(vaddq_f32(a, round), least));
     let b = op!(vmaxnmq_f32(vaddq_f32(b, round), least));
     op!(vuzp1q_s16(vreinterpretq_s16_f32(a), vreinterpretq_s16_f32(b)))
+}
+
+/// Eight numbers, rounded, of which none is larger than 127: a NaN becomes −127. As in [`pair`].
+#[inline(always)]
+fn symmetric_pair(a: float32x4_t, b: float32x4_t) -> int16x8_t {
+    let round = op!(vdupq_n_f32(math::ROUND));
+    let least = op!(vdupq_n_f32(math::ROUND - 127.0));
+    let a = op!(vmaxnmq_f32(vaddq_f32(a, round), least));
+    let b = op!(vmaxnmq_f32(vaddq_f32(b, round), least));
+    op!(vuzp1q_s16(vreinterpretq_s16_f32(a), vreinterpretq_s16_f32(b)))
+}
+
+/// See [`crate::kernels::generic::Simd::quantize_row`].
+#[inline(always)]
+pub(super) fn quantize_row(column: &Column, inverse: f32, row: &mut [i8; 16]) {
+    // SAFETY: sixteen floats.
+    let float32x4x4_t(a, b, c, d) = unsafe { vld1q_f32_x4(column.as_ptr()) };
+    let (a, b) = op!((vmulq_n_f32(a, inverse), vmulq_n_f32(b, inverse)));
+    let (c, d) = op!((vmulq_n_f32(c, inverse), vmulq_n_f32(d, inverse)));
+    let (low, high) = (symmetric_pair(a, b), symmetric_pair(c, d));
+    let bytes = op!(vuzp1q_s8(vreinterpretq_s8_s16(low), vreinterpretq_s8_s16(high)));
+    // SAFETY: sixteen bytes, borrowed mutably.
+    unsafe { vst1q_s8(row.as_mut_ptr(), bytes) }
+}
+
+/// See [`crate::kernels::generic::Simd::quantize_tokens`].
+#[inline(always)]
+pub(super) fn quantize_tokens(
+    columns: &[Column; TILE_DEPTH],
+    inverse: &Column,
+    sums: &mut [i32; 16],
+    rows: &mut [[i8; TILE]; 4],
+) {
+    // SAFETY: sixteen bytes.
+    let transpose = unsafe { vld1q_u8(TRANSPOSE.as_ptr()) };
+    let parts = inverse.as_chunks::<4>().0.iter().zip(sums.as_chunks_mut::<4>().0);
+    for (part, ((inverse, sums), rows)) in parts.zip(rows).enumerate() {
+        // SAFETY: four numbers each.
+        let (inverse, mut sum) = unsafe { (vld1q_f32(inverse.as_ptr()), vld1q_s32(sums.as_ptr())) };
+        let scaled = |column: &Column| {
+            // SAFETY: four floats from 0, 4, 8 or 12 of sixteen.
+            let v = unsafe { vld1q_f32(column.as_ptr().add(part % 4 * 4)) };
+            op!(vmulq_f32(v, inverse))
+        };
+        let mut words = [op!(vdupq_n_s32(0)); 4];
+        for (word, [a, b, c, d]) in words.iter_mut().zip(columns.as_chunks::<4>().0) {
+            let ab = symmetric_pair(scaled(a), scaled(b));
+            let cd = symmetric_pair(scaled(c), scaled(d));
+            let bytes = op!(vuzp1q_s8(vreinterpretq_s8_s16(ab), vreinterpretq_s8_s16(cd)));
+            let bytes = op!(vqtbl1q_s8(bytes, transpose));
+            sum = op!(vpadalq_s16(sum, vpaddlq_s8(bytes)));
+            *word = op!(vreinterpretq_s32_s8(bytes));
+        }
+        let [a, b, c, d] = words;
+        // SAFETY: four numbers, and 64 bytes, borrowed mutably.
+        unsafe {
+            vst1q_s32(sums.as_mut_ptr(), sum);
+            // By element: a token's four words lie together.
+            vst4q_s32(rows.as_mut_ptr().cast(), int32x4x4_t(a, b, c, d));
+        }
+    }
 }
 
 /// Unpacks the tiles of a run, a row of sixteen weights a vector; see

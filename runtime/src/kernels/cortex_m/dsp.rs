@@ -12,7 +12,7 @@ use crate::kernels::{
     Panels, Quantized, Scores, Span, TILE_TOKENS, TileScales,
 };
 
-use super::pairs::Pairs;
+use crate::kernels::pairs::Pairs;
 use kernel::{KERNELS, Row};
 
 /// Tokens that a kernel takes at once, as many as there are accumulators.

@@ -14,8 +14,8 @@ use crate::kernels::{
 };
 use crate::view::Indices;
 
-use super::pairs::Pairs;
 use super::quantize::{STEP, quantized, steps};
+use crate::kernels::pairs::Pairs;
 use gelu::gelu_near;
 use kernel::{Job, has_floats, multiply};
 use quantize::Step;

@@ -9,5 +9,4 @@
 pub mod dsp;
 #[cfg(cortex_m_mve)]
 pub mod helium;
-mod pairs;
 mod quantize;

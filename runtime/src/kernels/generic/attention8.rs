@@ -8,18 +8,12 @@ use crate::kernels::{
 use crate::math::exp2_constants::{LOWEST, POLY};
 
 use super::float::{horner, round_even};
-use super::{Dot, Simd, parts};
-
-/// Bytes of a tile of a block: 4 rows by 16 inputs.
-const TILE_BYTES: usize = TILE_ROWS * TILE_DEPTH;
+use super::{Dot, Simd, TILE as TILE_BYTES, parts};
 
 /// See [`crate::kernels::Backend::keys`].
 #[inline(always)]
 pub(in crate::kernels) fn keys<S: Simd>(s: S, span: &Span<'_>, out: &mut Quantized<'_>) {
     let quad_bytes = TILE_ROWS * round_up(span.size, TILE_DEPTH);
-    if !span.size.is_multiple_of(TILE_DEPTH) {
-        out.block.fill(0);
-    }
     let (scales, _) = out.scale.as_chunks_mut::<TILE_TOKENS>();
     let (sums, _) = out.sum.as_chunks_mut::<TILE_TOKENS>();
     let tiles = out.block.chunks_exact_mut((TILE_TOKENS / TILE_ROWS * quad_bytes).max(1));
@@ -31,32 +25,75 @@ pub(in crate::kernels) fn keys<S: Simd>(s: S, span: &Span<'_>, out: &mut Quantiz
             s.store(&mut most, part, magnitude(s, keys, part));
         }
         symmetric_scales(s, &most, scale, &mut inverse);
-        let mut total = [0; TILE_TOKENS];
-        for (step, four) in keys.chunks(4).enumerate() {
-            let mut words = [0; TILE_TOKENS];
-            for part in 0..TILE_TOKENS / S::LANES {
-                let inverse = s.load(&inverse, part);
-                let mut sum = s.load_int(&total, part);
-                let mut bytes = [s.splat_int(0); 4];
-                for (byte, key) in bytes.iter_mut().zip(four) {
-                    *byte = symmetric(s, s.load(key, part), inverse);
-                    sum = s.add_int(sum, *byte);
-                }
-                s.store_int(&mut total, part, sum);
-                s.store_int(&mut words, part, s.interleave(bytes));
-            }
-            // Tokens are rows: a word for each, sixteen bytes apart.
-            let at = step / 4 * (TILE_BYTES / 4) + step % 4;
-            let quads =
-                block.chunks_exact_mut(quad_bytes.max(1)).zip(words.as_chunks::<TILE_ROWS>().0);
-            for (quad, words) in quads {
-                let (places, _) = quad.as_chunks_mut::<4>();
-                for (place, word) in places.iter_mut().skip(at).step_by(4).zip(words) {
-                    *place = word.to_le_bytes().map(|b| b as i8);
-                }
-            }
+        *sum = [0; TILE_TOKENS];
+        let (runs, rest) = keys.as_chunks::<TILE_DEPTH>();
+        for (i, run) in runs.iter().enumerate() {
+            place_rows(s, run, &inverse, sum, block, (quad_bytes, i));
         }
-        *sum = total;
+        if !rest.is_empty() {
+            // Zeros count for nothing.
+            let mut run = [[0.0; TILE_TOKENS]; TILE_DEPTH];
+            run.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+            place_rows(s, &run, &inverse, sum, block, (quad_bytes, runs.len()));
+        }
+    }
+}
+
+/// Quantizes sixteen features of sixteen tokens into tile `i` of the tokens' quads of rows.
+#[inline(always)]
+fn place_rows<S: Simd>(
+    s: S,
+    run: &[Column; TILE_DEPTH],
+    inverse: &Column,
+    sums: &mut [i32; TILE_TOKENS],
+    block: &mut [i8],
+    (quad_bytes, i): (usize, usize),
+) {
+    let mut rows = [[0; TILE_BYTES]; TILE_TOKENS / TILE_ROWS];
+    s.quantize_tokens(run, inverse, sums, &mut rows);
+    for (quad, rows) in block.chunks_exact_mut(quad_bytes.max(1)).zip(&rows) {
+        if let Some(place) = quad.as_chunks_mut().0.get_mut(i) {
+            *place = *rows;
+        }
+    }
+}
+
+/// See [`Simd::quantize_tokens`].
+#[inline(always)]
+pub(super) fn quantize_tokens<S: Simd>(
+    s: S,
+    columns: &[Column; TILE_DEPTH],
+    inverse: &Column,
+    sums: &mut [i32; TILE_TOKENS],
+    rows: &mut [[i8; TILE_BYTES]; TILE_TOKENS / TILE_ROWS],
+) {
+    for (step, four) in columns.as_chunks::<4>().0.iter().enumerate() {
+        let mut words = [0; TILE_TOKENS];
+        for part in 0..TILE_TOKENS / S::LANES {
+            let inverse = s.load(inverse, part);
+            let mut sum = s.load_int(sums, part);
+            let mut bytes = [s.splat_int(0); 4];
+            for (byte, column) in bytes.iter_mut().zip(four) {
+                *byte = symmetric(s, s.load(column, part), inverse);
+                sum = s.add_int(sum, *byte);
+            }
+            s.store_int(sums, part, sum);
+            s.store_int(&mut words, part, s.interleave(bytes));
+        }
+        // A word for each token, sixteen bytes apart.
+        let places = rows.as_flattened_mut().as_chunks_mut::<4>().0;
+        for (place, word) in places.iter_mut().skip(step).step_by(4).zip(words) {
+            *place = word.to_le_bytes().map(|b| b as i8);
+        }
+    }
+}
+
+/// See [`Simd::quantize_row`].
+#[inline(always)]
+pub(super) fn quantize_row<S: Simd>(s: S, column: &Column, inverse: f32, row: &mut [i8; 16]) {
+    for part in 0..TILE_TOKENS / S::LANES {
+        let q = symmetric(s, s.load(column, part), s.splat(inverse));
+        s.store_bytes(row, part, q);
     }
 }
 
@@ -122,28 +159,31 @@ pub(in crate::kernels) fn values<S: Simd>(
         }
     }
     let (step, inverse) = symmetric_scale(largest(most.into_iter()));
-    for (d, (scale, sum)) in out.scale.iter_mut().zip(&mut *out.sum).take(span.size).enumerate() {
-        *scale = step;
-        *sum = 0;
-        let quad = out.block.get_mut(d / TILE_ROWS * quad_bytes..).unwrap_or_default();
-        let rows = quad.as_chunks_mut::<TILE_DEPTH>().0;
-        let rows = rows.iter_mut().skip(d % TILE_ROWS).step_by(TILE_ROWS).take(tiles);
-        for (tile, row) in rows.enumerate() {
-            let (first, end) = span.lanes(tile);
-            let Some(column) = span.tile(tile).get(d) else { return };
-            if (first, end) == (0, TILE_TOKENS) {
-                for part in 0..TILE_TOKENS / S::LANES {
-                    let q = symmetric(s, s.load(column, part), s.splat(inverse));
-                    s.store_bytes(row, part, q);
+    if let (Some(scale), Some(sum)) = (out.scale.get_mut(..span.size), out.sum.get_mut(..span.size))
+    {
+        scale.fill(step);
+        sum.fill(0);
+    }
+    for tile in 0..tiles {
+        let (columns, (first, end)) = (span.tile(tile), span.lanes(tile));
+        let whole = (first, end) == (0, TILE_TOKENS);
+        // Four features' rows of sixteen positions lie together.
+        let quads = out.block.chunks_exact_mut(quad_bytes.max(1)).zip(columns.chunks(TILE_ROWS));
+        for ((quad, columns), sum) in quads.zip(out.sum.as_chunks_mut::<TILE_ROWS>().0) {
+            let Some(rows) = quad.as_chunks_mut::<TILE_BYTES>().0.get_mut(tile) else { return };
+            let rows = rows.as_chunks_mut::<TILE_DEPTH>().0.iter_mut();
+            for ((row, column), sum) in rows.zip(columns).zip(sum) {
+                if whole {
+                    s.quantize_row(column, inverse, row);
+                } else {
+                    *row = [0; TILE_DEPTH];
+                    for (q, v) in row.iter_mut().zip(column).take(end).skip(first) {
+                        *q = quantize_symmetric(*v, inverse);
+                    }
                 }
-            } else {
-                *row = [0; TILE_DEPTH];
-                for (q, v) in row.iter_mut().zip(column).take(end).skip(first) {
-                    *q = quantize_symmetric(*v, inverse);
+                if sums {
+                    *sum += row.iter().map(|q| i32::from(*q)).sum::<i32>();
                 }
-            }
-            if sums {
-                *sum += row.iter().map(|q| i32::from(*q)).sum::<i32>();
             }
         }
     }

@@ -17,31 +17,17 @@ pub(in crate::kernels) fn scales<S: Simd>(
     // Lanes without a token have a usable range too.
     let mut lowest = [0.0; TILE_TOKENS];
     let mut highest = [1.0; TILE_TOKENS];
-    let (runs, x_rest) = x.as_chunks::<4>();
-    let (factors, e_rest) = equalize.get(..x.len()).unwrap_or(equalize).as_chunks::<4>();
-    for part in 0..parts::<S>(live) {
-        // Several of each, since a minimum waits for the one before; order does not matter here.
-        let mut low = [s.splat(0.0); 4];
-        let mut high = low;
-        for (x, e) in runs.iter().zip(factors) {
-            let x = [
-                s.load(&x[0], part),
-                s.load(&x[1], part),
-                s.load(&x[2], part),
-                s.load(&x[3], part),
-            ];
-            for (i, v) in s.mul_each(x, e).into_iter().enumerate() {
-                low[i] = s.min(v, low[i]);
-                high[i] = s.max(v, high[i]);
+    let factors = equalize.get(..x.len()).unwrap_or(equalize);
+    let found = Range { x, factors, lowest: &mut lowest, highest: &mut highest };
+    match (S::LANES, parts::<S>(live)) {
+        (4, 4) => found.find::<S, 4, 1>(s, 0),
+        (8, 2) => found.find::<S, 2, 2>(s, 0),
+        (_, count) => {
+            let mut found = found;
+            for part in 0..count {
+                found.reborrow().find::<S, 1, 4>(s, part);
             }
         }
-        for (x, e) in x_rest.iter().zip(e_rest) {
-            let v = s.mul(s.load(x, part), s.splat(*e));
-            low[0] = s.min(v, low[0]);
-            high[0] = s.max(v, high[0]);
-        }
-        s.store(&mut lowest, part, s.min(s.min(low[0], low[1]), s.min(low[2], low[3])));
-        s.store(&mut highest, part, s.max(s.max(high[0], high[1]), s.max(high[2], high[3])));
     }
     let ranges = lowest.iter().zip(&highest);
     if ranges.clone().map(|(low, high)| usable_range(high - low)).fold(true, |a, b| a & b) {
@@ -59,6 +45,58 @@ pub(in crate::kernels) fn scales<S: Simd>(
         ranges.enumerate().take(live).for_each(|(t, (low, high))| scales.set(t, *low, *high));
     }
     scales
+}
+
+/// The ranges of a tile's tokens.
+struct Range<'a> {
+    x: &'a [Column],
+    factors: &'a [f32],
+    lowest: &'a mut Column,
+    highest: &'a mut Column,
+}
+
+impl Range<'_> {
+    fn reborrow(&mut self) -> Range<'_> {
+        let Self { x, factors, lowest, highest } = self;
+        Range { x, factors, lowest, highest }
+    }
+
+    /// Finds those of vectors `part..part + P`, with `A` minimums of each, since one waits for the
+    /// one before; their order does not matter.
+    #[inline(always)]
+    fn find<S: Simd, const P: usize, const A: usize>(self, s: S, part: usize) {
+        let (runs, rest) = self.x.as_chunks::<4>();
+        let (factors, factors_rest) = self.factors.as_chunks::<4>();
+        let mut low = [[s.splat(0.0); P]; A];
+        let mut high = low;
+        for (x, e) in runs.iter().zip(factors) {
+            for p in 0..P {
+                let at = part + p;
+                let x =
+                    [s.load(&x[0], at), s.load(&x[1], at), s.load(&x[2], at), s.load(&x[3], at)];
+                for (i, v) in s.mul_each(x, e).into_iter().enumerate() {
+                    low[i % A][p] = s.min(v, low[i % A][p]);
+                    high[i % A][p] = s.max(v, high[i % A][p]);
+                }
+            }
+        }
+        for (x, e) in rest.iter().zip(factors_rest) {
+            for p in 0..P {
+                let v = s.mul(s.load(x, part + p), s.splat(*e));
+                low[0][p] = s.min(v, low[0][p]);
+                high[0][p] = s.max(v, high[0][p]);
+            }
+        }
+        for p in 0..P {
+            let (mut least, mut most) = (low[0][p], high[0][p]);
+            for a in 1..A {
+                least = s.min(low[a][p], least);
+                most = s.max(high[a][p], most);
+            }
+            s.store(self.lowest, part + p, least);
+            s.store(self.highest, part + p, most);
+        }
+    }
 }
 
 /// See [`crate::kernels::Backend::norm`].

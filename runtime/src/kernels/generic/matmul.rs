@@ -40,14 +40,14 @@ pub(super) fn pack<S: Dot>(s: S, job: &Pack<'_>, panel: &mut [u8]) {
             }
         }
         Indices::List(list) => {
+            let Some(all) = job.equalize.get(..job.x.len()) else { return };
             for (inputs, tile) in list.chunks(TILE_DEPTH).zip(tiles) {
                 let mut columns = [any; TILE_DEPTH];
                 let mut factors = [0.0; TILE_DEPTH];
                 for ((c, f), i) in columns.iter_mut().zip(&mut factors).zip(inputs) {
                     let i = usize::from(*i);
-                    if let (Some(x), Some(e)) = (job.x.get(i), job.equalize.get(i)) {
-                        (*c, *f) = (x, *e);
-                    }
+                    let (Some(x), Some(e)) = (job.x.get(i), all.get(i)) else { return };
+                    (*c, *f) = (x, *e);
                 }
                 pack_tile(s, job, Inputs::new(columns, factors, inputs.len(), job.scales), tile);
             }
@@ -148,36 +148,40 @@ pub(super) fn int8<S: Dot>(
     out: &mut Output<'_>,
 ) {
     let tiles = out.tokens.div_ceil(TILE_TOKENS).min(scales.len());
-    let quad_bytes = TILE_ROWS * round_up(group.depth, TILE_DEPTH);
+    let quad_bytes = (TILE_ROWS * round_up(group.depth, TILE_DEPTH)).max(1);
     let stride = panels.capacity / STEP * S::STEP;
-    let most = |tiles: usize| S::SHAPES[usize::from(tiles > 1)];
-    let (row_step, _) = most(tiles);
-    for first in (start..start + count).step_by(row_step) {
-        let rows = (start + count - first).min(row_step);
-        let padded = rows.next_multiple_of(TILE_ROWS);
-        let at = first / TILE_ROWS * quad_bytes;
-        let (Some(block), Some(bias), Some(scale), Some(sum)) = (
-            group.block.get(at..),
-            group.bias.get(first..first + padded),
-            group.scale.get(first..first + padded),
-            group.sum.get(first..first + padded),
+    let (row_step, tile_step) = S::SHAPES[usize::from(tiles > 1)];
+    let padded = count.next_multiple_of(TILE_ROWS);
+    let (block, rows) = (start / TILE_ROWS * quad_bytes, start..start + padded);
+    let (Some(block), Some(bias), Some(scale), Some(sum)) = (
+        group.block.get(block..block + padded / TILE_ROWS * quad_bytes),
+        group.bias.get(rows.clone()),
+        group.scale.get(rows.clone()),
+        group.sum.get(rows),
+    ) else {
+        return;
+    };
+    let outputs = group.outputs.part(start, count);
+    for tile in (0..tiles).step_by(tile_step) {
+        let together = tile_step.min(tiles - tile);
+        let live = live(out.tokens, tile + together - 1);
+        let features = out.features;
+        let (Some(bytes), Some(scales), Some(columns)) = (
+            panels.bytes.get(tile * stride..),
+            scales.get(tile..tile + together),
+            out.columns.get_mut(tile * features..),
         ) else {
             return;
         };
-        let weights = Weights { block, rows: padded, depth: group.depth };
-        let outputs = group.outputs.part(first, rows);
-        let mut tile = 0;
-        while tile < tiles {
-            let together = most(tiles).1.min(tiles - tile);
-            let Some(bytes) = panels.bytes.get(tile * stride..) else { return };
-            let panels = Steps { bytes, stride, tiles: together };
-            let Some(scales) = scales.get(tile..tile + together) else { return };
-            let columns = out.columns.get_mut(tile * out.features..).unwrap_or_default();
-            let features = out.features;
-            let live = live(out.tokens, tile + together - 1);
+        let panels = Steps { bytes, stride, tiles: together };
+        let blocks = block.chunks(row_step / TILE_ROWS * quad_bytes);
+        let numbers = bias.chunks(row_step).zip(scale.chunks(row_step)).zip(sum.chunks(row_step));
+        for (i, (block, ((bias, scale), sum))) in blocks.zip(numbers).enumerate() {
+            let weights = Weights { block, rows: bias.len(), depth: group.depth };
+            let outputs = outputs.part(i * row_step, row_step.min(count - i * row_step));
+            let columns = &mut *columns;
             let mut finish = Finish { s, outputs, bias, scale, sum, scales, columns, features };
             s.accumulate(&weights, &panels, live, &mut finish);
-            tile += together;
         }
     }
 }
@@ -246,18 +250,22 @@ pub(in crate::kernels) fn float<S: Simd, W: FloatWeight>(
 ) {
     let tiles = out.tokens.div_ceil(TILE_TOKENS);
     let outputs = group.outputs.len();
-    let many = S::FLOAT_SUMS >= 16;
-    for first in (0..outputs).step_by(if many { 2 * TILE_ROWS } else { TILE_ROWS }) {
+    // All sums at work: those of several quads of rows, or of fewer and two tiles, for which a
+    // weight is then loaded once.
+    let together = if tiles > 1 && S::FLOAT_SUMS > TILE_ROWS { 2 } else { 1 };
+    let quads = (S::FLOAT_SUMS / TILE_ROWS / together).max(1);
+    for first in (0..outputs).step_by(quads * TILE_ROWS) {
+        let left = (outputs - first).div_ceil(TILE_ROWS).min(quads);
         let mut tile = 0;
         while tile < tiles {
             let job = FloatJob { group, block, first, tile, tokens: out.tokens };
-            let one = outputs - first <= TILE_ROWS;
-            tile += match (many, tiles - tile >= 2, one) {
-                (false, ..) => job.run::<S, 1, 1>(s, panels, out),
-                (true, true, false) => job.run::<S, 2, 2>(s, panels, out),
-                (true, true, true) => job.run::<S, 1, 2>(s, panels, out),
-                (true, false, false) => job.run::<S, 2, 1>(s, panels, out),
-                (true, false, true) => job.run::<S, 1, 1>(s, panels, out),
+            tile += match (left, together.min(tiles - tile)) {
+                (4, _) if S::FLOAT_SUMS >= 16 => job.run::<S, 4, 1>(s, panels, out),
+                (3, _) if S::FLOAT_SUMS >= 16 => job.run::<S, 3, 1>(s, panels, out),
+                (2, 2) if S::FLOAT_SUMS >= 16 => job.run::<S, 2, 2>(s, panels, out),
+                (2, _) if S::FLOAT_SUMS >= 8 => job.run::<S, 2, 1>(s, panels, out),
+                (_, 2) if S::FLOAT_SUMS >= 8 => job.run::<S, 1, 2>(s, panels, out),
+                _ => job.run::<S, 1, 1>(s, panels, out),
             };
         }
     }
@@ -282,34 +290,28 @@ impl<W: FloatWeight> FloatJob<'_, W> {
         out: &mut Output<'_>,
     ) -> usize {
         let depth = self.group.depth;
-        let quads: [&[W]; Q] = core::array::from_fn(|q| {
+        let quads: [&[[W; TILE_ROWS]]; Q] = core::array::from_fn(|q| {
             let at = (self.first + q * TILE_ROWS) * depth;
-            self.block.get(at..).and_then(|rest| rest.get(..TILE_ROWS * depth)).unwrap_or_default()
+            let quad = self.block.get(at..).unwrap_or_default().as_chunks().0;
+            quad.get(..depth).unwrap_or_default()
         });
         let panels: [&[Column]; T] = core::array::from_fn(|t| {
             let at = (self.tile + t) * depth;
             panels.get(at..).and_then(|rest| rest.get(..depth)).unwrap_or_default()
         });
-        if quads.iter().any(|q| q.len() < TILE_ROWS * depth)
-            || panels.iter().any(|p| p.len() < depth)
-        {
+        // Said once, so that the loop need not ask.
+        if quads.iter().any(|q| q.len() != depth) || panels.iter().any(|p| p.len() != depth) {
             return T;
         }
         for part in 0..TILE_TOKENS / S::LANES {
             let mut sums = [[[s.splat(0.0); T]; TILE_ROWS]; Q];
             for i in 0..depth {
-                let mut x = [s.splat(0.0); T];
-                for (x, panel) in x.iter_mut().zip(&panels) {
-                    let Some(column) = panel.get(i) else { break };
-                    *x = s.load(column, part);
-                }
-                for (sums, quad) in sums.iter_mut().zip(&quads) {
-                    let (weights, _) = quad.as_chunks::<TILE_ROWS>();
-                    let Some(weights) = weights.get(i) else { break };
-                    for (sums, w) in sums.iter_mut().zip(weights) {
-                        let w = s.splat(w.widen());
-                        for (sum, x) in sums.iter_mut().zip(x) {
-                            *sum = s.add(*sum, s.mul(w, x));
+                let x: [S::F; T] = core::array::from_fn(|t| s.load(&panels[t][i], part));
+                for q in 0..Q {
+                    for r in 0..TILE_ROWS {
+                        let w = s.splat(quads[q][i][r].widen());
+                        for t in 0..T {
+                            sums[q][r][t] = s.add(sums[q][r][t], s.mul(w, x[t]));
                         }
                     }
                 }

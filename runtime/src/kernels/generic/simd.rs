@@ -6,6 +6,7 @@ use crate::format::{TILE_I4, TILE_ROWS};
 use crate::kernels::Column;
 use crate::math;
 
+use super::attention8;
 use super::matmul::Inputs;
 use super::unpack::{self, TILE};
 
@@ -16,7 +17,7 @@ use super::unpack::{self, TILE};
 pub trait Simd: Copy + Sync {
     /// Tokens in a vector; divides 16.
     const LANES: usize;
-    /// Vectors of sums that a float matmul holds at once, 4 or 16.
+    /// Vectors of sums that a float matmul holds at once: 4, 8 or 16.
     const FLOAT_SUMS: usize = 16;
     /// Vector of f32.
     type F: Copy;
@@ -77,6 +78,24 @@ pub trait Simd: Copy + Sync {
     }
     /// a × b, wrapping.
     fn mul_int(self, a: Self::I, b: Self::I) -> Self::I;
+    /// Quantizes a column by one inverse scale to −127..=127, a number that is none to −127.
+    /// Finite values are no larger than 127 / `inverse`.
+    #[inline(always)]
+    fn quantize_row(self, column: &Column, inverse: f32, row: &mut [i8; 16]) {
+        attention8::quantize_row(self, column, inverse, row);
+    }
+    /// Quantizes sixteen features of sixteen tokens, each token by its inverse scale as in
+    /// [`Simd::quantize_row`], to a row of sixteen bytes for every token, and adds up each row.
+    #[inline(always)]
+    fn quantize_tokens(
+        self,
+        columns: &[Column; 16],
+        inverse: &Column,
+        sums: &mut [i32; 16],
+        rows: &mut [[i8; TILE]; 4],
+    ) {
+        attention8::quantize_tokens(self, columns, inverse, sums, rows);
+    }
     /// Unpacks `T` int4 tiles of four rows with sound multipliers; see
     /// [`crate::kernels::int4::unpack_tile`].
     #[inline(always)]

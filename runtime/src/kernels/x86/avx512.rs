@@ -128,6 +128,74 @@ impl Simd for Avx512 {
         op!(_mm512_mullo_epi32(a, b))
     }
     unpack_run!();
+
+    #[inline(always)]
+    fn quantize_row(self, column: &Column, inverse: f32, row: &mut [i8; 16]) {
+        // Rounds to even; what is no number becomes the least integer.
+        let q = self.to_int(self.mul(self.load(column, 0), self.splat(inverse)));
+        let q = op!(_mm512_max_epi32(q, self.splat_int(-127)));
+        self.store_bytes(row, 0, q);
+    }
+
+    #[inline(always)]
+    fn quantize_tokens(
+        self,
+        columns: &[Column; 16],
+        inverse: &Column,
+        sums: &mut [i32; 16],
+        rows: &mut [[i8; 64]; 4],
+    ) {
+        let inverse = self.load(inverse, 0);
+        let zero = self.splat_int(0);
+        let ones = op!(_mm512_set1_epi8(1));
+        let mut sum = self.load_int(sums, 0);
+        let mut words = [zero; 4];
+        for (word, columns) in words.iter_mut().zip(columns.as_chunks::<4>().0) {
+            let mut q = [zero; 4];
+            for (q, column) in q.iter_mut().zip(columns) {
+                *q = self.to_int(self.mul(self.load(column, 0), inverse));
+            }
+            let [ab, cd] = narrowed(q, zero);
+            let bytes = op!(_mm512_max_epi8(_mm512_packs_epi16(ab, cd), _mm512_set1_epi8(-127)));
+            *word = as_words(bytes);
+            sum = op!(_mm512_dpbusd_epi32(sum, ones, *word));
+        }
+        self.store_int(sums, 0, sum);
+        let [a, b, c, d] = words;
+        // Quarter i of vector j becomes the four words of token 4 i + j.
+        let (ab, cd) = op!((_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d)));
+        let (first, second) = op!((_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd)));
+        let (ab, cd) = op!((_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d)));
+        let (third, fourth) = op!((_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd)));
+        for (j, tokens) in [first, second, third, fourth].into_iter().enumerate() {
+            let quarters = op!([
+                _mm512_extracti32x4_epi32::<0>(tokens),
+                _mm512_extracti32x4_epi32::<1>(tokens),
+                _mm512_extracti32x4_epi32::<2>(tokens),
+                _mm512_extracti32x4_epi32::<3>(tokens),
+            ]);
+            for (quarter, rows) in quarters.into_iter().zip(&mut *rows) {
+                let row = &mut rows.as_chunks_mut::<16>().0[j];
+                // SAFETY: sixteen bytes, borrowed mutably; the store needs no alignment.
+                unsafe { _mm_storeu_si128(row.as_mut_ptr().cast(), quarter) }
+            }
+        }
+    }
+}
+
+/// Integers of four columns in sixteen bits, the sums with `zero` of the first two and of the last
+/// two: in each quarter those of four tokens, column after column. Narrowing and sum saturate.
+#[inline(always)]
+fn narrowed([a, b, c, d]: [__m512i; 4], zero: __m512i) -> [__m512i; 2] {
+    let (ab, cd) = op!((_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d)));
+    op!([_mm512_adds_epi16(ab, zero), _mm512_adds_epi16(cd, zero)])
+}
+
+/// From bytes of four tokens in each quarter, column after column, to a word for each token.
+#[inline(always)]
+fn as_words(bytes: __m512i) -> __m512i {
+    let order = op!(_mm512_set4_epi32(0x0f0b_0703, 0x0e0a_0602, 0x0d09_0501, 0x0c08_0400));
+    op!(_mm512_shuffle_epi8(bytes, order))
 }
 
 impl Dot for Avx512 {
@@ -140,9 +208,24 @@ impl Dot for Avx512 {
 
     #[inline(always)]
     fn pack(self, inputs: &Inputs<'_>, part: usize, tile: &mut [u8]) {
+        let inverse = self.load(&inputs.scales.inverse, part);
+        let zero = self.add_int(self.load_int(&inputs.scales.zero, part), self.splat_int(128));
+        let zero = op!(_mm512_packs_epi32(zero, zero));
+        let columns = inputs.columns.as_chunks::<4>().0.iter();
+        let factors = inputs.factors.as_chunks::<4>().0;
         let places = tile.as_chunks_mut::<64>().0.iter_mut();
-        for (step, place) in places.take(inputs.steps).enumerate() {
-            self.store_step(self.interleave(inputs.quantized(self, step, part)), place);
+        for ((columns, factors), place) in columns.zip(factors).zip(places).take(inputs.steps) {
+            let mut q = [self.splat_int(0); 4];
+            for (q, (column, factor)) in q.iter_mut().zip(columns.iter().zip(factors)) {
+                let v = self.mul(self.load(column, part), self.splat(*factor));
+                // Rounds to even.
+                *q = self.to_int(self.mul(v, inverse));
+            }
+            // The last narrowing clamps, too.
+            let [ab, cd] = narrowed(q, zero);
+            let bytes = as_words(op!(_mm512_packus_epi16(ab, cd)));
+            // SAFETY: 64 bytes, borrowed mutably; the store needs no alignment.
+            unsafe { _mm512_storeu_si512(place.as_mut_ptr().cast(), bytes) }
         }
     }
 

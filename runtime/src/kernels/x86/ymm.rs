@@ -39,6 +39,8 @@ macro_rules! vectors {
     ($token:ident) => {
         impl Simd for $token {
             const LANES: usize = 8;
+            /// Of sixteen registers, the inputs and a product need some.
+            const FLOAT_SUMS: usize = 8;
             type F = __m256;
             type I = __m256i;
 

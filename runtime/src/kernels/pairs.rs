@@ -6,7 +6,7 @@ use crate::math;
 
 /// Vectors of two tokens.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Pairs;
+pub struct Pairs;
 
 /// `f` of both.
 #[inline(always)]

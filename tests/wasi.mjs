@@ -1,0 +1,9 @@
+// Runs a WASI program under Node.js: node wasi.mjs PROGRAM ARGUMENTS…
+import { readFile } from "node:fs/promises";
+import { WASI } from "node:wasi";
+
+const [program, ...args] = process.argv.slice(2);
+const wasi = new WASI({ version: "preview1", args: [program, ...args], preopens: { "/": process.cwd() } });
+const module = await WebAssembly.compile(await readFile(program));
+const instance = await WebAssembly.instantiate(module, wasi.getImportObject());
+process.exitCode = wasi.start(instance);
