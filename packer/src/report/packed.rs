@@ -113,7 +113,7 @@ fn color(kind: &str, number: usize) -> &'static str {
     match kind {
         "TOKN" => "#c98a2b",
         "EMBD" => "#b8513f",
-        "LAYR" if number % 2 == 0 => "#2f6fde",
+        "LAYR" if number.is_multiple_of(2) => "#2f6fde",
         "LAYR" => "#5f93ea",
         _ => "#99a",
     }
