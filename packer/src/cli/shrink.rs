@@ -203,12 +203,8 @@ impl ShrinkArgs {
 impl Shrink {
     /// Bytes that a piece takes: its row and, about, its name.
     fn piece_bytes(&self, model: &DenseModel) -> u64 {
-        let hidden = model.config.hidden_size;
-        let row = match self.choice.int4_embeddings {
-            true => grouse_runtime::format::table_row_i4(hidden),
-            false => hidden,
-        };
-        (row + size_of::<f32>() + model.tokenizer.len() / model.config.vocab_size) as u64
+        let row = self.choice.row_bytes(model.config.hidden_size);
+        (row + model.tokenizer.len() / model.config.vocab_size) as u64
     }
 
     fn words(&self) -> String {

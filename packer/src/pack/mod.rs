@@ -200,7 +200,8 @@ fn embeddings(model: &DenseModel, word_type: DataType, max_tokens: usize) -> Res
     let mut section = Section::with_head(size_of::<EmbeddingHeader>());
     // The small tables stay in floats, unless every byte counts.
     let position_type = match word_type {
-        DataType::F32 | DataType::I4 => word_type,
+        DataType::F32 => word_type,
+        DataType::I4 | DataType::I2 => DataType::I4,
         DataType::F16 | DataType::I8 => DataType::F16,
     };
     let mut head = EmbeddingHeader {
@@ -216,6 +217,11 @@ fn embeddings(model: &DenseModel, word_type: DataType, max_tokens: usize) -> Res
         }
         DataType::I4 => {
             let (rows, scales) = quantize::table_int4(&tables.word);
+            head.word = section.push_aligned(&rows)?;
+            head.word_scale = section.push_aligned(&scales)?;
+        }
+        DataType::I2 => {
+            let (rows, scales) = quantize::table_int2(&tables.word);
             head.word = section.push_aligned(&rows)?;
             head.word_scale = section.push_aligned(&scales)?;
         }
