@@ -49,8 +49,9 @@ impl Grid {
 
 /// The least error of a run, and the multiplier that has it.
 fn best(values: &[f32], scale: f32) -> (f64, Multiplier) {
-    let lowest = values.iter().fold(f32::INFINITY, |m, v| m.min(*v));
-    let highest = values.iter().fold(f32::NEG_INFINITY, |m, v| m.max(*v));
+    // The levels span 0, or come next to it.
+    let lowest = values.iter().fold(0.0_f32, |m, v| m.min(*v));
+    let highest = values.iter().fold(0.0_f32, |m, v| m.max(*v));
     let whole = (highest - lowest) / (QUARTERS * scale);
     let most = ((SPAN.1 * whole).ceil().clamp(1.0, 15.0)) as u8;
     let least = ((SPAN.0 * whole) as u8).clamp(1, most);
