@@ -11,7 +11,7 @@ use grouse_runtime::format::{DataType, MatrixKind};
 use grouse_runtime::kernels::{Backend, available, scalar::Scalar};
 use grouse_runtime::plan::Plan;
 use grouse_runtime::view::Model;
-use grouse_tests::packed::{Aligned, pack, pack_mixed};
+use grouse_tests::packed::{Aligned, pack, pack_mixed, pack_tables};
 use grouse_tests::random_bert::{self, Shape};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -158,6 +158,41 @@ fn a_batch_is_its_texts() {
             assert_eq!(embed(backend, &batch), alone, "{}", backend.name());
         }
     }
+}
+
+/// An int2 word table: what the file says of each row is what the packer meant, and the encoder runs
+/// on it with the same bits everywhere.
+#[test]
+fn int2_word_tables() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("model");
+    let shape = Shape { hidden: 36, heads: 3, intermediate: 50, layers: 1, ..Shape::default() };
+    random_bert::write(&dir, &shape, 13);
+    let texts = sentences(&shape, 13);
+    let dense = grouse::import::load_dir(&dir).unwrap();
+    let file = Aligned::new(&pack_tables(&dense, DataType::I8, DataType::I2, &texts));
+    let model = Model::open(file.bytes()).unwrap();
+    let table = model.embeddings().word;
+    assert_eq!(table.data_type(), DataType::I2);
+    let mut row = vec![0.0; shape.hidden];
+    let (mut wrong, mut energy) = (0.0, 0.0);
+    for id in 0..shape.vocab {
+        assert!(table.read_row(id, &mut row));
+        // At most four different values in a run of 32.
+        for run in row.chunks(32) {
+            let mut levels: Vec<u32> = run.iter().map(|v| v.to_bits()).collect();
+            levels.sort_unstable();
+            levels.dedup();
+            assert!(levels.len() <= 4, "row {id}: {run:?}");
+        }
+        for (v, w) in row.iter().zip(dense.embeddings.word.row(id)) {
+            wrong += f64::from(v - w).powi(2);
+            energy += f64::from(*w).powi(2);
+        }
+    }
+    assert!(!table.read_row(shape.vocab, &mut row));
+    assert!(wrong < 0.12 * energy, "{}", wrong / energy);
+    same_bits(&model, &texts);
 }
 
 /// An arena that is too small for the fast plan gets the compact one, and one too small for that is

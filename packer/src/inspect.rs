@@ -96,6 +96,8 @@ pub struct MatrixFigures {
     pub groups: usize,
     /// Inputs that all groups read.
     pub shared: usize,
+    /// Outputs and own inputs of each group.
+    pub blocks: Vec<(usize, usize)>,
     /// Kept weights.
     pub kept: u32,
     /// Kept weights / all weights.
@@ -191,7 +193,12 @@ fn matrices(model: &Model<'_>) -> Result<Vec<MatrixFigures>> {
         let layer = model.layer(index).map_err(Error::runtime("inspecting"))?;
         for kind in MatrixKind::ALL {
             let matrix = layer.matrix(kind);
+            let groups = matrix.groups().map(|group| {
+                let group = group.map_err(Error::runtime("inspecting"))?;
+                Ok((group.outputs.len(), group.inputs.len()))
+            });
             figures.push(MatrixFigures {
+                blocks: groups.collect::<Result<_>>()?,
                 layer: index,
                 matrix: kind.name(),
                 rows: matrix.rows(),

@@ -5,7 +5,7 @@
 
 use grouse_runtime::format::{
     self, Arch, DataType, EmbeddingHeader, Header, LayerHeader, MatrixKind, SectionEntry,
-    table_row_i4,
+    table_row_i2, table_row_i4,
 };
 use serde::Serialize;
 
@@ -28,10 +28,10 @@ pub struct Room {
 /// What is to be done to a model.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Choice {
-    /// Whether the matrices are int4, or int8.
-    pub int4_weights: bool,
-    /// Whether the tables are int4, or int8.
-    pub int4_embeddings: bool,
+    /// Bits of a weight: 8 or 4.
+    pub weight_bits: u8,
+    /// Bits of a number of the word table: 8, 4 or 2.
+    pub table_bits: u8,
     /// Pieces to keep; all when `None`.
     pub vocabulary: Option<usize>,
     /// Bytes of the matrices / those of the dense ones in the same number type.
@@ -43,17 +43,31 @@ pub struct Choice {
 impl Choice {
     /// Number type of the matrices.
     pub fn weights(&self) -> DataType {
-        if self.int4_weights { DataType::I4 } else { DataType::I8 }
+        if self.weight_bits == 4 { DataType::I4 } else { DataType::I8 }
     }
 
     /// Number type of the tables.
     pub fn embeddings(&self) -> DataType {
-        if self.int4_embeddings { DataType::I4 } else { DataType::I8 }
+        match self.table_bits {
+            2 => DataType::I2,
+            4 => DataType::I4,
+            _ => DataType::I8,
+        }
+    }
+
+    /// Bytes of a row of the word table, its scale included.
+    pub fn row_bytes(&self, hidden: usize) -> usize {
+        let row = match self.table_bits {
+            2 => table_row_i2(hidden),
+            4 => table_row_i4(hidden),
+            _ => hidden,
+        };
+        row + size_of::<f32>()
     }
 
     /// What the density counts.
     pub fn measure(&self) -> Measure {
-        if self.int4_weights { Measure::Int4Bytes } else { Measure::Bytes }
+        if self.weight_bits == 4 { Measure::Int4Bytes } else { Measure::Bytes }
     }
 }
 
@@ -62,6 +76,8 @@ const BY_VOCABULARY: [(f64, f64); 6] =
     [(4e3, 3.9), (6e3, 3.0), (8e3, 2.3), (12e3, 1.9), (16e3, 1.0), (30_522.0, 0.0)];
 /// Density and points lost, all-MiniLM-L6-v2, `--method auto`, not healed.
 const BY_DENSITY: [(f64, f64); 5] = [(0.06, 9.0), (0.12, 5.1), (0.25, 2.5), (0.5, 1.3), (1.0, 0.0)];
+/// Points lost by an int2 word table.
+const BY_INT2: f64 = 0.4;
 /// Vocabularies that are looked at.
 const VOCABULARIES: [usize; 16] = [
     24_000, 20_000, 16_000, 14_000, 12_000, 11_000, 10_000, 9_000, 8_000, 7_000, 6_000, 5_000,
@@ -83,9 +99,9 @@ const GROUPS: u64 = 24;
 pub fn choose(model: &DenseModel, room: &Room, least: usize) -> Result<Choice> {
     check_arena(model, room)?;
     let whole = model.config.vocab_size;
-    let choice = |int4_weights, int4_embeddings| Choice {
-        int4_weights,
-        int4_embeddings,
+    let choice = |weight_bits, table_bits| Choice {
+        weight_bits,
+        table_bits,
         vocabulary: None,
         density: 1.0,
         expected_loss: 0.0,
@@ -94,23 +110,24 @@ pub fn choose(model: &DenseModel, room: &Room, least: usize) -> Result<Choice> {
         let pieces = choice.vocabulary.unwrap_or(whole);
         room.file.checked_sub(fixed_bytes(model, choice, pieces, room.tokens))
     };
-    for dense in [choice(false, false), choice(false, true), choice(true, true)] {
+    for dense in [choice(8, 8), choice(8, 4), choice(4, 4)] {
         let needed = dense_cost(model, dense.measure());
         if left(&dense).is_some_and(|left| left >= needed) {
             return Ok(dense);
         }
     }
-    let smallest = choice(true, true);
+    let smallest = choice(4, 2);
     let dense = dense_cost(model, smallest.measure());
     let sizes = VOCABULARIES.into_iter().filter(|size| *size > least && *size < whole);
     let best = [None]
         .into_iter()
         .chain(sizes.chain([least]).map(Some))
-        .filter_map(|vocabulary| {
-            let choice = Choice { vocabulary, ..smallest };
+        .flat_map(|vocabulary| [4, 2].map(|bits| Choice { vocabulary, ..choice(4, bits) }))
+        .filter_map(|choice| {
             let density = (left(&choice)? as f64 / dense as f64).min(1.0);
-            let loss = interpolate(&BY_VOCABULARY, vocabulary.unwrap_or(whole) as f64)
-                + interpolate(&BY_DENSITY, density);
+            let loss = interpolate(&BY_VOCABULARY, choice.vocabulary.unwrap_or(whole) as f64)
+                + interpolate(&BY_DENSITY, density)
+                + if choice.table_bits == 2 { BY_INT2 } else { 0.0 };
             (density >= LEAST_DENSITY).then_some(Choice { density, expected_loss: loss, ..choice })
         })
         .min_by(|a, b| a.expected_loss.total_cmp(&b.expected_loss));
@@ -155,11 +172,10 @@ fn check_arena(model: &DenseModel, room: &Room) -> Result<()> {
 /// Bytes of the packed file beside what [`Measure`] counts, with `pieces` in the vocabulary.
 fn fixed_bytes(model: &DenseModel, choice: &Choice, pieces: usize, tokens: usize) -> u64 {
     let hidden = model.config.hidden_size;
-    let rows = |count: usize, int4: bool, other: usize| {
-        count * if int4 { table_row_i4(hidden) + size_of::<f32>() } else { other }
-    };
-    let tables = rows(pieces, choice.int4_embeddings, hidden + size_of::<f32>())
-        + rows(tokens, choice.int4_embeddings, 2 * hidden)
+    let position =
+        if choice.table_bits < 8 { table_row_i4(hidden) + size_of::<f32>() } else { 2 * hidden };
+    let tables = pieces * choice.row_bytes(hidden)
+        + tokens * position
         + (model.config.token_types + 2) * hidden * size_of::<f32>();
     let names = model.tokenizer.len() as u64 * pieces as u64 / model.config.vocab_size as u64;
     let matrices = (0..model.layers.len()).flat_map(|l| MatrixKind::ALL.map(|kind| (l, kind)));
@@ -172,7 +188,7 @@ fn fixed_bytes(model: &DenseModel, choice: &Choice, pieces: usize, tokens: usize
         size_of::<Arch>() + size_of::<EmbeddingHeader>(),
         model.layers.len() * layer,
     ];
-    let groups = if choice.int4_weights { GROUPS * GROUP } else { GROUP };
+    let groups = if choice.weight_bits == 4 { GROUPS * GROUP } else { GROUP };
     (tables + equalize + heads.iter().sum::<usize>()) as u64
         + names
         + NOTES
@@ -221,14 +237,17 @@ mod tests {
             assert!(size <= file as f64 + 1.0, "{choice:?} in {file}");
             if let Some(last) = last {
                 assert!(choice.expected_loss >= last.expected_loss - 1e-9, "{last:?} {choice:?}");
-                assert!(choice.int4_weights >= last.int4_weights);
+                assert!(choice.weight_bits <= last.weight_bits);
             }
             last = Some(choice);
         }
         let last = last.unwrap();
-        assert!(last.int4_weights && last.density < 0.2 && last.vocabulary.is_some(), "{last:?}");
+        assert!(
+            last.weight_bits == 4 && last.density < 0.2 && last.vocabulary.is_some(),
+            "{last:?}"
+        );
         let first = choose(&model, &room(10 << 20), 300).unwrap();
-        assert!(!first.int4_weights && first.density == 1.0 && first.vocabulary.is_none());
+        assert!(first.weight_bits == 8 && first.density == 1.0 && first.vocabulary.is_none());
     }
 
     #[test]

@@ -151,3 +151,82 @@ fn a_reader_that_goes_away_ends_it_quietly() {
         assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{arguments:?}");
     }
 }
+
+/// The page of a packed file stands alone.
+#[test]
+fn inspect_writes_a_page() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = packed(dir.path());
+    let page = dir.path().join("page.html");
+    let arguments = ["inspect", file.to_str().unwrap(), "--html", page.to_str().unwrap()];
+    assert!(grouse(&arguments, None).status.success());
+    let page = std::fs::read_to_string(page).unwrap();
+    assert!(page.starts_with("<!DOCTYPE html>") && page.ends_with("</html>"));
+    for part in ["TOKN", "EMBD", "TEST", "attention.output", "word pieces", "at least"] {
+        assert!(page.contains(part), "{part}");
+    }
+    // Nothing is fetched.
+    assert!(!page.contains("http") && !page.contains("src="));
+    let nowhere = dir.path().join("no/such/page.html");
+    let arguments = ["inspect", file.to_str().unwrap(), "--html", nowhere.to_str().unwrap()];
+    assert_eq!(grouse(&arguments, None).status.code(), Some(1));
+}
+
+/// `grouse prune --flash`: the packed file fits, whatever the room, and says what was done.
+#[test]
+fn a_model_shrinks_to_a_device() {
+    let dir = tempfile::tempdir().unwrap();
+    let shape = Shape { vocab: 1_500, hidden: 64, heads: 4, intermediate: 256, ..Shape::default() };
+    let model = dir.path().join("model");
+    random_bert::write(&model, &shape, 5);
+    let text = dir.path().join("text.txt");
+    std::fs::write(&text, "the man and the dog in the cafe\n".repeat(20)).unwrap();
+    let (model, text) = (model.to_str().unwrap(), text.to_str().unwrap());
+    let out = dir.path().join("out");
+    let out = out.to_str().unwrap();
+    let page = dir.path().join("report.html");
+    let run = |flash: &str, more: &[&str]| {
+        let mut arguments = vec!["prune", model, "-o", out, "--flash", flash, "--tokens", "32"];
+        arguments.extend(["--vocab-from", text, "--json"]);
+        arguments.extend(["--report", page.to_str().unwrap()]);
+        arguments.extend(more);
+        grouse(&arguments, None)
+    };
+    // Dense in int8, dense in int4, and less than that.
+    let mut last = (16, 1.01, 2_000);
+    for flash in ["400000", "140000", "90000"] {
+        let output = run(flash, &[]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let choice = &report["device"]["choice"];
+        let bytes = std::fs::metadata(format!("{out}.grouse")).unwrap().len();
+        assert_eq!(report["packed"]["bytes"], bytes);
+        assert!(bytes <= flash.parse().unwrap(), "{bytes} in {flash}: {said}");
+        let bits = |what: &str| choice[what].as_i64().unwrap();
+        let bits = bits("weight_bits") + bits("table_bits");
+        let density = choice["density"].as_f64().unwrap();
+        let pieces = choice["vocabulary"].as_u64().unwrap_or(1_500);
+        assert!(bits <= last.0 && density <= last.1 && pieces <= last.2, "{choice}");
+        last = (bits, density, pieces);
+        if flash == "90000" {
+            assert!(density < 1.0, "{choice}");
+        }
+        assert!(std::fs::read_to_string(&page).unwrap().starts_with("<!DOCTYPE html>"));
+        let tested = grouse(&["self-test", &format!("{out}.grouse")], None);
+        assert!(tested.status.success());
+        let tokenized = grouse(&["tokenize", &format!("{out}.grouse"), "the man"], None);
+        assert!(tokenized.status.success());
+    }
+    for (flash, more, cause) in [
+        ("9000", &[][..], "does not fit 9000 bytes"),
+        ("140000", &["--ram", "9000"], "bytes of RAM"),
+        ("140000", &["--density", "0.5"], "--density"),
+        ("140000", &["--board", "no-such"], "no-such"),
+    ] {
+        let output = run(flash, more);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_ne!(output.status.code(), Some(0));
+        assert!(said.contains(cause), "{said}");
+    }
+}

@@ -154,6 +154,8 @@ pub enum DataType {
     I8 = 3,
     /// The same, each number made of four bits and a [`Multiplier`] that 32 neighbours share.
     I4 = 4,
+    /// The same with two bits, in tables only.
+    I2 = 5,
 }
 
 impl DataType {
@@ -164,13 +166,14 @@ impl DataType {
             2 => Some(Self::F16),
             3 => Some(Self::I8),
             4 => Some(Self::I4),
+            5 => Some(Self::I2),
             _ => None,
         }
     }
 
-    /// Whether the numbers are integers with scales: int8 or int4.
+    /// Whether the numbers are integers with scales: int8, int4 or int2.
     pub const fn is_integer(self) -> bool {
-        matches!(self, Self::I8 | Self::I4)
+        matches!(self, Self::I8 | Self::I4 | Self::I2)
     }
 
     /// The name that the command line uses.
@@ -180,6 +183,7 @@ impl DataType {
             Self::F16 => "f16",
             Self::I8 => "i8",
             Self::I4 => "i4",
+            Self::I2 => "i2",
         }
     }
 }
@@ -393,7 +397,8 @@ pub const fn round_up(value: usize, to: usize) -> usize {
 pub const fn block_bytes(weights: DataType, outputs: usize, inputs: usize) -> usize {
     let rows = round_up(outputs, TILE_ROWS);
     match weights {
-        DataType::I4 => rows / TILE_ROWS * quad_bytes_i4(inputs),
+        // A matrix of int2 there is not.
+        DataType::I4 | DataType::I2 => rows / TILE_ROWS * quad_bytes_i4(inputs),
         DataType::I8 => rows * round_up(inputs, TILE_DEPTH),
         DataType::F16 => rows * inputs * 2,
         DataType::F32 => rows * inputs * 4,
@@ -410,4 +415,15 @@ pub const fn quad_bytes_i4(inputs: usize) -> usize {
 /// then its codes, two a byte.
 pub const fn table_row_i4(values: usize) -> usize {
     values.div_ceil(RUN) + values.div_ceil(2)
+}
+
+/// What an int2 `code`, below 4, stands for: levels four apart, the zero in quarters of a level.
+pub const fn value_i2(multiplier: Multiplier, code: u8) -> i32 {
+    (4 * code as i32 - multiplier.zero() as i32) * multiplier.step() as i32
+}
+
+/// Bytes of a row of `values` numbers of an int2 table: for each run of 32 its [`Multiplier`],
+/// then its codes, four a byte.
+pub const fn table_row_i2(values: usize) -> usize {
+    values.div_ceil(RUN) + values.div_ceil(4)
 }

@@ -72,7 +72,7 @@ impl LinearPlan {
                     let padded = round_up(group, TILE_DEPTH);
                     match matrix.weights() {
                         DataType::I8 => this.capacity = this.capacity.max(padded),
-                        DataType::I4 => {
+                        DataType::I4 | DataType::I2 => {
                             this.capacity = this.capacity.max(padded);
                             this.unpacked = this.unpacked.max(int4::ROWS * padded);
                         }

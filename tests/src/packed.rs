@@ -49,11 +49,34 @@ pub fn pack_mixed(
     exceptions: Vec<(usize, MatrixKind, DataType)>,
     sentences: &[Vec<u32>],
 ) -> Vec<u8> {
+    let embeddings = if weights == DataType::F16 { DataType::I8 } else { weights };
+    pack_all(model, (weights, embeddings), exceptions, sentences)
+}
+
+/// The same with word embeddings in a number type of their own.
+///
+/// # Panics
+/// When the packer refuses.
+pub fn pack_tables(
+    model: &DenseModel,
+    weights: DataType,
+    embeddings: DataType,
+    sentences: &[Vec<u32>],
+) -> Vec<u8> {
+    pack_all(model, (weights, embeddings), Vec::new(), sentences)
+}
+
+fn pack_all(
+    model: &DenseModel,
+    (weights, embeddings): (DataType, DataType),
+    exceptions: Vec<(usize, MatrixKind, DataType)>,
+    sentences: &[Vec<u32>],
+) -> Vec<u8> {
     let stats = grouse::calibrate::collect(model, sentences).unwrap();
     let options = Options {
         weights,
         exceptions,
-        embeddings: if weights == DataType::F16 { DataType::I8 } else { weights },
+        embeddings,
         max_tokens: None,
         calibration: "the test's own".into(),
         vocabulary: None,

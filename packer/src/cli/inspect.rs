@@ -10,6 +10,7 @@ use crate::cpu::CpuReport;
 use crate::engine::PackedFile;
 use crate::inspect::Inspection;
 use crate::self_test::SelfTest;
+use crate::{pack, report};
 
 use super::{output, print_json};
 
@@ -27,6 +28,9 @@ pub struct Args {
     /// 1 when any differs.
     #[arg(long, requires = "file")]
     self_test: bool,
+    /// Write a page that shows the same: HTML that needs nothing else.
+    #[arg(long, value_name = "FILE.html", requires = "file")]
+    html: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -56,6 +60,9 @@ pub fn run(args: Args) -> Result<()> {
     let file = model.as_ref().map(Inspection::of).transpose()?;
     let test = model.as_ref().filter(|_| args.self_test);
     let self_test = test.map(|model| SelfTest::run(model, kernels::available())).transpose()?;
+    if let (Some(path), Some(file)) = (&args.html, &file) {
+        pack::write_page(path, &report::packed::html(file))?;
+    }
     let verdict = self_test.as_ref().and_then(SelfTest::verdict);
     match (file, cpu) {
         (None, Some(cpu)) if args.json => print_json(&cpu)?,

@@ -25,9 +25,9 @@ pub struct Args {
     /// Number type of the encoder's matrices.
     #[arg(long, value_enum, default_value_t = Number::I8)]
     weights: Number,
-    /// Number type of the word embeddings; with i4 of the position embeddings, too.
-    #[arg(long, value_enum, default_value_t = Number::I8)]
-    embeddings: Number,
+    /// Number type of the word embeddings; with i4 and i2 the position embeddings are i4.
+    #[arg(long, value_enum, default_value_t = TableNumber::I8)]
+    embeddings: TableNumber,
     /// Sentences for calibration, one a line; a built-in set when left out.
     #[arg(long, value_name = "FILE")]
     calib: Option<PathBuf>,
@@ -108,6 +108,33 @@ enum Number {
     F16,
     /// Single precision.
     F32,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum TableNumber {
+    /// 2-bit codes with a multiplier per 32 and a scale per row: for large vocabularies on small
+    /// flash.
+    I2,
+    /// 4-bit codes likewise.
+    I4,
+    /// 8-bit integers with a scale per row.
+    I8,
+    /// Half precision.
+    F16,
+    /// Single precision.
+    F32,
+}
+
+impl From<TableNumber> for DataType {
+    fn from(number: TableNumber) -> Self {
+        match number {
+            TableNumber::I2 => Self::I2,
+            TableNumber::I4 => Self::I4,
+            TableNumber::I8 => Self::I8,
+            TableNumber::F16 => Self::F16,
+            TableNumber::F32 => Self::F32,
+        }
+    }
 }
 
 impl From<Number> for DataType {

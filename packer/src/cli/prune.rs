@@ -147,11 +147,11 @@ pub fn run(args: Args) -> Result<()> {
         let examples = examples(&dense, &model)?;
         let name = &dense.name;
         let page = Page { model: name, report: &found, cosine, examples: &examples };
-        pack::write(path, report::html(&page).as_bytes())?;
+        pack::write_page(path, &report::html(&page))?;
     }
-    let source = (&dense, args.model_dir.as_path());
-    let pack =
-        |shrink| args.shrink.pack(shrink, source, &model, args.calib.as_deref(), &args.output);
+    let pack = |shrink| {
+        args.shrink.pack(shrink, &args.model_dir, &model, args.calib.as_deref(), &args.output)
+    };
     let shrunk = shrink.as_ref().map(pack).transpose()?;
     if args.json {
         let mut record = record;

@@ -3,22 +3,19 @@
 use std::path::{Path, PathBuf};
 
 use grouse_boards::Board;
-use grouse_runtime::kernels;
 use grouse_runtime::mapped::MappedFile;
 use grouse_runtime::plan::Plan;
 use grouse_runtime::view::Model;
 use serde::Serialize;
 
 use crate::calibrate;
-use crate::engine::Engine;
-use crate::eval::{cosine, spearman};
 use crate::heal::respell::Respell;
-use crate::model::{DenseModel, Matrix};
+use crate::model::DenseModel;
 use crate::pack::trim::{self, Chars, Vocabulary};
 use crate::pack::vocab::WordPiece;
 use crate::pack::{self, Options};
 use crate::shrink::{self, Choice, Room};
-use crate::{Error, Result, forward};
+use crate::{Error, Result};
 
 use super::pack::SENTENCES;
 use super::run::board_error;
@@ -68,9 +65,6 @@ pub struct Shrunk {
     bytes: u64,
     arena_bytes: usize,
     vocabulary: Option<Vocabulary>,
-    /// Spearman × 100 of the packed model's similarities of the built-in sentences, all pairs, with
-    /// the dense model's.
-    agreement: f64,
 }
 
 impl ShrinkArgs {
@@ -99,15 +93,14 @@ impl ShrinkArgs {
         Ok(Some(shrink))
     }
 
-    /// Packs `model` (a pruned form of `dense`, which `dir` holds) as chosen, to the file beside
-    /// `output`.
+    /// Packs `model`, whose tokenizer `dir` holds, as chosen, to the file beside `output`.
     ///
     /// # Errors
     /// What packing refuses, and a result that does not fit after all.
     pub fn pack(
         &self,
         shrink: &Shrink,
-        (dense, dir): (&DenseModel, &Path),
+        dir: &Path,
         model: &DenseModel,
         calib: Option<&Path>,
         output: &Path,
@@ -157,8 +150,7 @@ impl ShrinkArgs {
         if let Some(vocabulary) = &vocabulary {
             eprintln!("{}", vocabulary.coverage);
         }
-        let agreement = agreement(dense, packed)?;
-        Ok(Shrunk { file, bytes: bytes.len() as u64, arena_bytes: arena, vocabulary, agreement })
+        Ok(Shrunk { file, bytes: bytes.len() as u64, arena_bytes: arena, vocabulary })
     }
 
     /// How the model is to be read while it is healed, if its vocabulary will be trimmed.
@@ -211,12 +203,8 @@ impl ShrinkArgs {
 impl Shrink {
     /// Bytes that a piece takes: its row and, about, its name.
     fn piece_bytes(&self, model: &DenseModel) -> u64 {
-        let hidden = model.config.hidden_size;
-        let row = match self.choice.int4_embeddings {
-            true => grouse_runtime::format::table_row_i4(hidden),
-            false => hidden,
-        };
-        (row + size_of::<f32>() + model.tokenizer.len() / model.config.vocab_size) as u64
+        let row = self.choice.row_bytes(model.config.hidden_size);
+        (row + model.tokenizer.len() / model.config.vocab_size) as u64
     }
 
     fn words(&self) -> String {
@@ -245,14 +233,13 @@ impl Shrink {
 
     /// The result in words.
     pub fn report(&self, shrunk: &Shrunk) -> String {
-        let Shrunk { file, bytes, arena_bytes, agreement, .. } = shrunk;
+        let Shrunk { file, bytes, arena_bytes, .. } = shrunk;
         let ram = match self.room.arena {
             Some(arena) => format!(" of {arena}"),
             None => String::new(),
         };
         format!(
-            "packed: {}, {bytes} of {} bytes; arena at {} tokens {arena_bytes}{ram} bytes\n\
-             agreement with the dense model's similarities: {agreement:.2} (built-in sentences)",
+            "packed: {}, {bytes} of {} bytes; arena at {} tokens {arena_bytes}{ram} bytes",
             file.display(),
             self.room.file,
             self.room.tokens,
@@ -263,21 +250,4 @@ impl Shrink {
 /// Bytes for the packed file and for the arena.
 fn limits(board: &Board) -> (u64, u64) {
     (u64::from(board.regions.model.length), u64::from(board.regions.arena.length))
-}
-
-/// [`Shrunk::agreement`].
-fn agreement(dense: &DenseModel, packed: Model<'_>) -> Result<f64> {
-    let texts: Vec<&str> = calibrate::built_in().step_by(2).collect();
-    let before = forward::embed_all(dense, &calibrate::tokenize(dense, &texts)?)?;
-    let width = before.cols;
-    let engine = Engine::new(packed, kernels::default(), None)?;
-    let texts: Vec<String> = texts.into_iter().map(String::from).collect();
-    let answers = engine.embed(&texts, || ())?;
-    let data = answers.into_iter().flat_map(|answer| answer.embedding).collect();
-    let after = Matrix { rows: texts.len(), cols: width, data };
-    let similarities = |embeddings: &Matrix| -> Vec<f64> {
-        let pairs = (0..embeddings.rows).flat_map(|a| (0..a).map(move |b| (a, b)));
-        pairs.map(|(a, b)| cosine(embeddings.row(a), embeddings.row(b))).collect()
-    };
-    Ok(100.0 * spearman(&similarities(&before), &similarities(&after)))
 }

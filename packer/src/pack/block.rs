@@ -34,7 +34,7 @@ pub fn int8(outputs: usize, inputs: usize, weight: impl Fn(usize, usize) -> i8) 
 
 /// An int4 block: the int8 weights' codes, and the multipliers of each output's runs.
 ///
-/// Padding has the code of 0; rows of padding have [`PADDING`] as their multiplier.
+/// Padding has the code of 0; rows of padding have `PADDING` as their multiplier.
 pub fn int4<'a>(
     outputs: usize,
     inputs: usize,

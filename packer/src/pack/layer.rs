@@ -103,6 +103,9 @@ fn matrix(
         (DataType::I8 | DataType::I4, Some(stats)) => {
             Some(quantize::quantize(weight, pattern, stats, weights))
         }
+        (DataType::I2, _) => {
+            return Err(Error::input("int2 is for word tables only", "give the weights as i4"));
+        }
         (DataType::I8 | DataType::I4, None) => {
             return Err(Error::input(
                 "int8 and int4 weights need calibration statistics",

@@ -100,11 +100,28 @@ pub fn pack(model: &DenseModel, stats: Option<&[LayerStats]>, options: &Options)
     Ok(Packed { bytes: sections::file(&sections), matrices })
 }
 
-/// Writes `bytes` beside `path` and renames when whole, after the runtime has accepted them.
+/// Writes a packed model beside `path` and renames when whole, after the runtime has accepted it.
 ///
 /// # Errors
 /// When the directory cannot be written, or the file does not read back as a valid model.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_checked(path, bytes, |written| {
+        let mapped = grouse_runtime::mapped::MappedFile::open(written)
+            .map_err(Error::io("read back", written))?;
+        let what = || format!("the packed form of {} is not valid", path.display());
+        Model::open(mapped.bytes()).map(|_| ()).map_err(Error::runtime(what()))
+    })
+}
+
+/// Writes any other file in the same way.
+///
+/// # Errors
+/// When the directory cannot be written.
+pub fn write_page(path: &Path, text: &str) -> Result<()> {
+    write_checked(path, text.as_bytes(), |_| Ok(()))
+}
+
+fn write_checked(path: &Path, bytes: &[u8], check: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();
     builder.prefix(".grouse-");
@@ -114,11 +131,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = builder.tempfile_in(parent).map_err(Error::io("create a file in", parent))?;
     file.write_all(bytes).map_err(Error::io("write", path))?;
     file.as_file().sync_all().map_err(Error::io("write", path))?;
-    let mapped = grouse_runtime::mapped::MappedFile::open(file.path())
-        .map_err(Error::io("read back", file.path()))?;
-    Model::open(mapped.bytes())
-        .map_err(Error::runtime(format!("the packed form of {} is not valid", path.display())))?;
-    drop(mapped);
+    check(file.path())?;
     file.persist(path).map_err(|e| Error::io("write", path)(e.error))?;
     Ok(())
 }
@@ -187,7 +200,8 @@ fn embeddings(model: &DenseModel, word_type: DataType, max_tokens: usize) -> Res
     let mut section = Section::with_head(size_of::<EmbeddingHeader>());
     // The small tables stay in floats, unless every byte counts.
     let position_type = match word_type {
-        DataType::F32 | DataType::I4 => word_type,
+        DataType::F32 => word_type,
+        DataType::I4 | DataType::I2 => DataType::I4,
         DataType::F16 | DataType::I8 => DataType::F16,
     };
     let mut head = EmbeddingHeader {
@@ -203,6 +217,11 @@ fn embeddings(model: &DenseModel, word_type: DataType, max_tokens: usize) -> Res
         }
         DataType::I4 => {
             let (rows, scales) = quantize::table_int4(&tables.word);
+            head.word = section.push_aligned(&rows)?;
+            head.word_scale = section.push_aligned(&scales)?;
+        }
+        DataType::I2 => {
+            let (rows, scales) = quantize::table_int2(&tables.word);
             head.word = section.push_aligned(&rows)?;
             head.word_scale = section.push_aligned(&scales)?;
         }

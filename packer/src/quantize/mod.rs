@@ -4,10 +4,11 @@
 //! weights so that the errors of neighbours cancel on real inputs ([`rounding`]).
 
 pub mod equalize;
+pub mod int2;
 pub mod int4;
 pub mod rounding;
 
-use grouse_runtime::format::{DataType, RUN, table_row_i4};
+use grouse_runtime::format::{DataType, RUN, table_row_i2, table_row_i4};
 use grouse_runtime::kernels::scalar::quantize_row;
 use rayon::prelude::*;
 
@@ -143,6 +144,31 @@ pub fn table_int4(table: &Matrix) -> (Vec<u8>, Vec<f32>) {
                     let at = run * RUN + 2 * pair;
                     let code = |i: usize| values.get(i).map_or(0, |v| grid.code(at + i, *v));
                     bytes.push(code(0) | code(1) << 4);
+                }
+            }
+            (bytes, grid.scale)
+        })
+        .collect();
+    let (bytes, scales): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
+    (bytes.concat(), scales)
+}
+
+/// The same in int2.
+pub fn table_int2(table: &Matrix) -> (Vec<u8>, Vec<f32>) {
+    let rows: Vec<(Vec<u8>, f32)> = (0..table.rows)
+        .into_par_iter()
+        .map(|r| {
+            let row = table.row(r);
+            let grid = int2::Grid::of(row);
+            let mut bytes = Vec::with_capacity(table_row_i2(row.len()));
+            for (run, (values, multiplier)) in row.chunks(RUN).zip(&grid.runs).enumerate() {
+                bytes.push(multiplier.0);
+                for (four, values) in values.chunks(4).enumerate() {
+                    let codes = values
+                        .iter()
+                        .enumerate()
+                        .map(|(i, value)| grid.code(run * RUN + 4 * four + i, *value) << (2 * i));
+                    bytes.push(codes.fold(0, |byte, code| byte | code));
                 }
             }
             (bytes, grid.scale)

@@ -15,8 +15,30 @@ const HEIGHT: f64 = 320.0;
 /// Room for the axes' numbers.
 const MARGIN: f64 = 60.0;
 
+/// What a picture of a matrix needs.
+#[derive(Debug, Clone, Copy)]
+pub struct Pattern<'a> {
+    /// Outputs.
+    pub rows: usize,
+    /// Inputs.
+    pub cols: usize,
+    /// Inputs that all groups read.
+    pub shared: usize,
+    /// Outputs and own inputs of each group; empty where there are no groups.
+    pub blocks: &'a [(usize, usize)],
+    /// Weights that are there.
+    pub kept: usize,
+}
+
+impl<'a> From<&'a MatrixReport> for Pattern<'a> {
+    fn from(m: &'a MatrixReport) -> Self {
+        let MatrixReport { rows, cols, shared, kept, .. } = *m;
+        Self { rows, cols, shared, blocks: &m.blocks, kept }
+    }
+}
+
 /// The kept blocks of one matrix, to scale.
-pub fn pattern(m: &MatrixReport) -> Markup {
+pub fn pattern(m: Pattern<'_>) -> Markup {
     let scale = SIDE / m.rows.max(m.cols).max(1) as f64;
     let (width, height) = (m.cols as f64 * scale, m.rows as f64 * scale);
     let whole = m.kept == m.rows * m.cols;
@@ -39,7 +61,7 @@ pub fn pattern(m: &MatrixReport) -> Markup {
             @if whole {
                 rect width=(width) height=(height) fill="#b8c0cc" {}
             } @else if m.blocks.is_empty() {
-                rect width=(width) height=(height) fill="#2f6fde" fill-opacity=(m.density) {}
+                rect width=(width) height=(height) fill="#2f6fde" fill-opacity=(m.kept as f64 / (m.rows * m.cols).max(1) as f64) {}
             } @else {
                 rect width=(m.shared as f64 * scale) height=(height) fill="#2f6fde" {}
                 @for [x, y, w, h] in blocks {

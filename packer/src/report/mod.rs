@@ -1,6 +1,7 @@
 //! The pruning report: one self-contained HTML page that shows what was kept, and why.
 
 mod charts;
+pub mod packed;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde::Serialize;
@@ -118,7 +119,7 @@ fn patterns(report: &Report) -> Markup {
         div.grid {
             @for m in &report.matrices {
                 figure {
-                    (charts::pattern(m))
+                    (charts::pattern(m.into()))
                     figcaption { "layer " (m.layer) ", " (m.matrix) br; (format!("{:.3}, {} groups", m.density, m.groups)) }
                 }
             }

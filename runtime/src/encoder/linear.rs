@@ -62,7 +62,7 @@ pub fn linear(
 ) -> Result<()> {
     let mut out = Output { columns: out, features: matrix.rows(), tokens: input.tokens };
     match matrix.weights() {
-        DataType::I8 | DataType::I4 => {
+        DataType::I8 | DataType::I4 | DataType::I2 => {
             linear_integer(backend, matrix, scratch, input, activation, &mut out, offload)
         }
         DataType::F16 | DataType::F32 => {

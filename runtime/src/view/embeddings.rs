@@ -3,7 +3,9 @@
 use half::f16;
 
 use crate::error::Result;
-use crate::format::{Arch, DataType, EmbeddingHeader, Multiplier, RUN, table_row_i4};
+use crate::format::{
+    Arch, DataType, EmbeddingHeader, Multiplier, RUN, table_row_i2, table_row_i4, value_i2,
+};
 use crate::math;
 
 use super::bytes::Section;
@@ -19,6 +21,8 @@ pub enum Table<'a> {
     I8(&'a [i8], &'a [f32]),
     /// int4 rows, each run a multiplier and its codes, and one scale per row.
     I4(&'a [u8], &'a [f32]),
+    /// The same in int2.
+    I2(&'a [u8], &'a [f32]),
 }
 
 impl<'a> Table<'a> {
@@ -29,6 +33,7 @@ impl<'a> Table<'a> {
             Self::F16(_) => DataType::F16,
             Self::I8(..) => DataType::I8,
             Self::I4(..) => DataType::I4,
+            Self::I2(..) => DataType::I2,
         }
     }
 
@@ -56,6 +61,12 @@ impl<'a> Table<'a> {
                 let row = data.get(index * bytes..).and_then(|rest| rest.get(..bytes));
                 let (Some(row), Some(scale)) = (row, scales.get(index)) else { return false };
                 read_row_i4(row, *scale, out);
+            }
+            Self::I2(data, scales) => {
+                let bytes = table_row_i2(hidden);
+                let row = data.get(index * bytes..).and_then(|rest| rest.get(..bytes));
+                let (Some(row), Some(scale)) = (row, scales.get(index)) else { return false };
+                read_row_i2(row, *scale, out);
             }
         }
         true
@@ -89,6 +100,12 @@ impl<'a> Table<'a> {
                     .ok_or_else(|| section.malformed("a table is too large"))?;
                 Ok(Self::I4(section.slice(offset, bytes)?, section.floats(scale_offset, rows)?))
             }
+            Some(DataType::I2) => {
+                let bytes = rows
+                    .checked_mul(table_row_i2(hidden))
+                    .ok_or_else(|| section.malformed("a table is too large"))?;
+                Ok(Self::I2(section.slice(offset, bytes)?, section.floats(scale_offset, rows)?))
+            }
             None => Err(section.malformed("unknown number type of a table")),
         }
     }
@@ -102,6 +119,19 @@ fn read_row_i4(row: &[u8], scale: f32, out: &mut [f32]) {
         for (pair, byte) in out.chunks_mut(2).zip(codes) {
             for (o, code) in pair.iter_mut().zip([byte & 15, byte >> 4]) {
                 *o = multiplier.value(code) as f32 * scale;
+            }
+        }
+    }
+}
+
+/// Writes an int2 row of `out.len()` numbers as f32.
+fn read_row_i2(row: &[u8], scale: f32, out: &mut [f32]) {
+    for (run, out) in row.chunks(1 + RUN / 4).zip(out.chunks_mut(RUN)) {
+        let Some((multiplier, codes)) = run.split_first() else { return };
+        let multiplier = Multiplier(*multiplier);
+        for (four, byte) in out.chunks_mut(4).zip(codes) {
+            for (o, shift) in four.iter_mut().zip([0, 2, 4, 6]) {
+                *o = value_i2(multiplier, byte >> shift & 3) as f32 * scale;
             }
         }
     }

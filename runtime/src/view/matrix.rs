@@ -342,6 +342,7 @@ impl<'a> Group<'a> {
             DataType::F16 => Block::F16(section.slice(desc.block, bytes / size_of::<f16>())?),
             DataType::I8 => Block::I8(section.slice(desc.block, bytes)?),
             DataType::I4 => Block::I4(section.slice(desc.block, bytes)?),
+            DataType::I2 => return Err(section.malformed("a matrix cannot be int2")),
         };
         let rows = base..base + round_up(outputs, TILE_ROWS);
         let bounds = || section.malformed("the groups have more outputs than the matrix");
