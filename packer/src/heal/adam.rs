@@ -4,6 +4,8 @@ use candle_core::backprop::GradStore;
 use candle_core::{Device, Result, Tensor, Var};
 use rayon::prelude::*;
 
+use crate::lanes;
+
 const BETA1: f32 = 0.9;
 const BETA2: f32 = 0.99;
 const EPS: f32 = 1e-8;
@@ -42,7 +44,7 @@ impl Adam {
             .map(|var| grads.get(var).map(|g| g.flatten_all()?.to_vec1()).transpose())
             .collect::<Result<_>>()?;
         let square = |grad: &Vec<f32>| -> f64 {
-            grad.chunks(PIECE).map(|p| f64::from(p.iter().map(|g| g * g).sum::<f32>())).sum()
+            grad.chunks(PIECE).map(|p| f64::from(lanes::sum(p, |g| g * g))).sum()
         };
         let norm = grads.iter().flatten().map(square).sum::<f64>().sqrt();
         if !norm.is_finite() {

@@ -18,7 +18,6 @@ pub mod adam;
 pub mod blocks;
 mod checkpoint;
 pub mod distill;
-pub mod judge;
 pub mod loss;
 pub mod ops;
 pub mod student;

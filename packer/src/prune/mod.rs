@@ -19,7 +19,6 @@ pub mod options;
 mod polish;
 mod refit;
 mod report;
-pub mod score;
 pub mod search;
 mod solve;
 pub mod version;
