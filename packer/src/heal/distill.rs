@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 
 use super::loss::{Target, Weights};
+use super::neighbours;
 use super::student::{Student, summed_embeddings};
 use super::text::Text;
 use super::train::Objective;
@@ -20,6 +21,8 @@ const AT_ONCE: usize = 64;
 pub struct Distill<'a> {
     teacher: &'a DenseModel,
     text: &'a Text,
+    /// Neighbours of the text's lines.
+    near: Vec<Vec<usize>>,
     judge: Judge,
     weights: Weights,
     sentences: usize,
@@ -41,13 +44,14 @@ impl<'a> Distill<'a> {
         let step = text.held_out.len().div_ceil(MOST_JUDGED).max(1);
         let some: Vec<Vec<u32>> = text.held_out.iter().step_by(step).cloned().collect();
         let judge = Judge::new(teacher, &some, 0)?;
-        Ok(Self { teacher, text, judge, weights, sentences, seed })
+        let near = neighbours::nearest(teacher, &text.train)?;
+        Ok(Self { teacher, text, near, judge, weights, sentences, seed })
     }
 }
 
 impl Objective for Distill<'_> {
     fn loss(&self, student: &Student, step: u32) -> Result<Tensor> {
-        let ids = self.text.batch(self.seed, step, self.sentences);
+        let ids = self.text.batch((self.seed, step), self.sentences, &self.near);
         let batch = Batch::new(&self.teacher.config, &ids)?;
         let target = Target::of(self.teacher, &batch)?;
         let pass = student.run(&batch, &summed_embeddings(self.teacher, &batch)?)?;

@@ -12,18 +12,20 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::model::DenseModel;
-use crate::{Error, Result};
+use crate::{Error, Result, calibrate};
 
 pub mod adam;
 pub mod blocks;
 mod checkpoint;
 pub mod distill;
 pub mod loss;
+pub mod neighbours;
 pub mod ops;
 pub mod student;
 pub mod task;
 pub mod text;
 pub mod train;
+pub mod whiten;
 
 use distill::Distill;
 use loss::Weights;
@@ -31,6 +33,7 @@ use student::Student;
 use task::Task;
 use text::Text;
 use train::{Keeping, Objective, Report, Schedule};
+use whiten::Coordinates;
 
 /// How to heal or fine-tune.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,6 +60,8 @@ pub const RATE: f64 = 5e-4;
 pub const TASK_RATE: f64 = 2e-4;
 /// Sentences per step unless the caller says otherwise.
 pub const SENTENCES: usize = 32;
+/// Sentences of the text from which it is known what a matrix's inputs are like.
+const WHITENED: usize = 600;
 /// Judgements of a short run, about.
 const JUDGEMENTS: u32 = 20;
 /// Steps between judgements. A judgement takes as long as some steps; work since the last is lost
@@ -84,13 +89,16 @@ pub fn heal(
     let student = Student::new(pruned, options.int8)?;
     let weights = Weights::default();
     let objective = Distill::new(teacher, text, weights, options.sentences, options.seed)?;
+    let step = text.train.len().div_ceil(WHITENED).max(1);
+    let some: Vec<Vec<u32>> = text.train.iter().step_by(step).cloned().collect();
+    let coordinates = student.coordinates(&calibrate::collect(pruned, &some)?)?;
     let schedule = options.schedule("heal");
     let mut hash = fingerprint(&student, options, &schedule)?;
     for ids in text.train.iter().chain(&text.held_out) {
         hash.update((ids.len() as u64).to_le_bytes());
         hash.update(bytemuck::cast_slice::<u32, u8>(ids));
     }
-    let report = run(&student, &objective, &schedule, options, hash, stop)?;
+    let report = run((&student, &coordinates), &objective, &schedule, options, hash, stop)?;
     student.write_to(pruned)?;
     Ok(report)
 }
@@ -113,7 +121,7 @@ pub fn fine_tune(
     let schedule = options.schedule("fine-tune");
     let mut hash = fingerprint(&student, options, &schedule)?;
     task.update(&mut hash);
-    let report = run(&student, &objective, &schedule, options, hash, stop)?;
+    let report = run((&student, &[]), &objective, &schedule, options, hash, stop)?;
     let head = objective.head()?;
     drop(objective);
     student.write_to(pruned)?;
@@ -121,7 +129,7 @@ pub fn fine_tune(
 }
 
 fn run(
-    student: &Student,
+    student: (&Student, &[Option<Coordinates>]),
     objective: &dyn Objective,
     schedule: &Schedule,
     options: &Options,

@@ -71,22 +71,31 @@ impl Text {
         Ok(text)
     }
 
-    /// The sentences of step `step`: pairs of neighbouring lines, and for every other pair a
-    /// variant of the first line in the second's place.
-    pub fn batch(&self, seed: u64, step: u32, sentences: usize) -> Vec<Vec<u32>> {
+    /// The sentences of step `step`, in pairs: a line, and beside it one of the lines that are
+    /// nearest to it (half of the pairs; `near` has them, if any), the line that follows, or a
+    /// variant of itself.
+    pub fn batch(
+        &self,
+        (seed, step): (u64, u32),
+        sentences: usize,
+        near: &[Vec<usize>],
+    ) -> Vec<Vec<u32>> {
         let pairs = sentences.div_ceil(2).max(1);
         let mut batch = Vec::with_capacity(2 * pairs);
         let count = self.train.len();
         let mut random = stream(seed, u64::from(step));
         for pair in 0..pairs {
             let drawn = u64::from(step) * pairs as u64 + pair as u64;
-            let first = &self.train[self.place(seed, drawn, count)];
-            let second = if random.random_bool(0.5) {
-                let next = (self.place(seed, drawn, count) + 1) % count;
-                self.train[next].clone()
-            } else {
-                let other = &self.train[random.random_range(0..count)];
-                variant(first, other, &mut random)
+            let at = self.place(seed, drawn, count);
+            let first = &self.train[at];
+            let near = near.get(at).filter(|near| !near.is_empty());
+            let second = match (near, random.random_range(0..4)) {
+                (Some(near), 0 | 1) => self.train[near[random.random_range(0..near.len())]].clone(),
+                (None, 0) | (_, 2) => self.train[(at + 1) % count].clone(),
+                _ => {
+                    let other = &self.train[random.random_range(0..count)];
+                    variant(first, other, &mut random)
+                }
             };
             batch.push(first.clone());
             batch.push(second);
@@ -162,11 +171,24 @@ mod tests {
     fn a_step_has_the_same_sentences_whenever_it_comes() {
         let text = Text::split(lines(300)).unwrap();
         for (seed, step) in [(0, 0), (0, 77), (3, 5)] {
-            let batch = text.batch(seed, step, 9);
+            let batch = text.batch((seed, step), 9, &[]);
             assert_eq!(batch.len(), 9);
-            assert_eq!(batch, text.batch(seed, step, 9));
+            assert_eq!(batch, text.batch((seed, step), 9, &[]));
         }
-        assert_ne!(text.batch(0, 0, 8), text.batch(0, 1, 8));
-        assert_ne!(text.batch(0, 0, 8), text.batch(1, 0, 8));
+        assert_ne!(text.batch((0, 0), 8, &[]), text.batch((0, 1), 8, &[]));
+        assert_ne!(text.batch((0, 0), 8, &[]), text.batch((1, 0), 8, &[]));
+    }
+
+    #[test]
+    fn about_half_of_the_pairs_are_near() {
+        let text = Text::split(lines(300)).unwrap();
+        // Far from what follows in the text, so that the two cannot be mistaken.
+        let far = |at: usize| (at + 100) % text.train.len();
+        let near: Vec<Vec<usize>> = (0..text.train.len()).map(|at| vec![far(at)]).collect();
+        let place = |ids: &Vec<u32>| text.train.iter().position(|line| line == ids);
+        let batch = text.batch((0, 0), 400, &near);
+        let pairs = batch.as_chunks::<2>().0.iter();
+        let found = pairs.filter(|[a, b]| place(a).map(far) == place(b)).count();
+        assert!((70..130).contains(&found), "{found}");
     }
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::adam::Adam;
 use super::checkpoint::{self, Checkpoint};
 use super::student::Student;
+use super::whiten::Coordinates;
 use crate::progress::Progress;
 use crate::{Error, Result};
 
@@ -132,7 +133,8 @@ pub(super) struct Course {
 
 /// Trains `student` on `objective` and leaves it with the weights that scored best.
 ///
-/// `stop` is asked after every step. With `keeping`, the state is written at every judgement; the
+/// `coordinates` are those of the student's parameters, one after the other; what has none is
+/// trained as it is. `stop` is asked after every step. With `keeping`, the state is written at every judgement; the
 /// file stays, for the caller to remove when the result is safe.
 ///
 /// # Errors
@@ -140,14 +142,14 @@ pub(super) struct Course {
 /// [`Error::Input`] when a checkpoint belongs to another run, or when numbers stop being finite
 /// whatever the rate; [`Error::Io`] when a checkpoint cannot be read; the objective's.
 pub fn train(
-    student: &Student,
+    (student, coordinates): (&Student, &[Option<Coordinates>]),
     objective: &dyn Objective,
     schedule: &Schedule,
     keeping: Option<&Keeping>,
     stop: &dyn Fn() -> bool,
 ) -> Result<Report> {
     let vars: Vec<&Var> = student.vars().into_iter().chain(objective.vars()).collect();
-    let mut run = Run::start(student, objective, schedule, &vars)?;
+    let mut run = Run::start((student, coordinates), objective, schedule, &vars)?;
     if let Some(keeping) = keeping.filter(|k| k.resume) {
         run.resume(keeping)?;
     }
@@ -183,6 +185,7 @@ pub fn train(
 
 struct Run<'a> {
     student: &'a Student,
+    coordinates: &'a [Option<Coordinates>],
     objective: &'a dyn Objective,
     schedule: &'a Schedule,
     vars: &'a [&'a Var],
@@ -199,7 +202,7 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn start(
-        student: &'a Student,
+        (student, coordinates): (&'a Student, &'a [Option<Coordinates>]),
         objective: &'a dyn Objective,
         schedule: &'a Schedule,
         vars: &'a [&'a Var],
@@ -209,6 +212,7 @@ impl<'a> Run<'a> {
         let adam = Adam::new(vars);
         Ok(Self {
             student,
+            coordinates,
             objective,
             schedule,
             vars,
@@ -250,7 +254,10 @@ impl<'a> Run<'a> {
         let mut sound = value.is_finite();
         if sound {
             let grads = loss.backward()?;
-            sound = self.adam.step(self.vars, &grads, rate, LONGEST_GRADIENT)?.is_finite();
+            sound = self
+                .adam
+                .step((self.vars, self.coordinates), &grads, rate, LONGEST_GRADIENT)?
+                .is_finite();
         }
         if sound {
             self.losses = (self.losses.0 + value, self.losses.1 + 1);

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use super::allocate::Offer;
 use super::groups::{ROW_UNIT, Sizes};
 use super::matrix::{Effort, Level, Target};
+use super::options::Steps;
 use super::version::Version;
 use super::{Options, places, stacked, stacked_mut};
 use crate::Result;
@@ -48,6 +49,8 @@ pub struct Source<'a> {
     pub model: &'a DenseModel,
     /// What its matrices see.
     pub stats: &'a [LayerStats],
+    /// What is done after grouping.
+    pub steps: Steps,
 }
 
 impl Source<'_> {
@@ -57,7 +60,7 @@ impl Source<'_> {
     /// As [`Target::new`].
     pub fn target(&self, layer: usize, kind: MatrixKind) -> Result<Target> {
         let linears = stacked(&self.model.layers[layer], kind);
-        Target::new(layer, kind, &linears, &self.stats[layer].inputs[kind as usize])
+        Target::new(layer, kind, &linears, &self.stats[layer].inputs[kind as usize], self.steps)
     }
 
     /// All matrices, the ones that take longest first, so that no thread is left with one.

@@ -68,12 +68,18 @@ impl Factor {
         rhs
     }
 
-    /// Diagonal of `(C[K,K] + λI)⁻¹`.
-    pub fn inverse_diagonal(&self) -> Vec<f64> {
+    /// `L⁻¹`.
+    pub fn inverse(&self) -> Mat<f64> {
         let n = self.lower.nrows();
         let mut inverse = Mat::zeros(n, n);
         invert_lower_triangular(inverse.as_mut(), self.lower.as_ref(), Par::Seq);
-        (0..n).map(|j| column_energy(&inverse, j)).collect()
+        inverse
+    }
+
+    /// Diagonal of `(C[K,K] + λI)⁻¹`.
+    pub fn inverse_diagonal(&self) -> Vec<f64> {
+        let inverse = self.inverse();
+        (0..inverse.ncols()).map(|j| column_energy(&inverse, j)).collect()
     }
 }
 
