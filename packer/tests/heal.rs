@@ -48,6 +48,7 @@ fn options(steps: u32) -> Options {
         rate: 2e-3,
         seed: 0,
         int8: false,
+        blend: 1.0,
         checkpoint: None,
         resume: false,
     }

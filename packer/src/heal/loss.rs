@@ -27,25 +27,11 @@ pub struct Weights {
     pub similarities: f64,
     /// 1 − cosine to the dense embedding.
     pub embeddings: f64,
-    /// Divergence of each sentence's neighbours in the batch, see [`TEMPERATURE`].
-    pub neighbours: f64,
-    /// Relative error of the last state once more.
-    pub last: f64,
 }
-
-/// Similarities are divided by it before the softmax that makes neighbours of them.
-const TEMPERATURE: f64 = 0.05;
 
 impl Default for Weights {
     fn default() -> Self {
-        let env = |n: &str, d: f64| std::env::var(n).ok().and_then(|v| v.parse().ok()).unwrap_or(d);
-        Self {
-            states: env("H_STATES", 1.0),
-            similarities: env("H_SIM", 1.0),
-            embeddings: env("H_EMB", 1.0),
-            neighbours: env("H_KL", 0.0),
-            last: env("H_LAST", 0.0),
-        }
+        Self { states: 1.0, similarities: 1.0, embeddings: 1.0 }
     }
 }
 
@@ -88,39 +74,15 @@ impl Target {
         let ones = wanted.dim(0)? as f32;
         let energy = wanted.sqr()?.sum_all()?.to_scalar::<f32>()? - ones;
         loss = (loss + (wrong * (weights.similarities / f64::from(energy.max(1e-3))))?)?;
-        if weights.neighbours > 0.0 {
-            let wrong = divergence(&similarities(&embeddings)?, &wanted)?;
-            loss = (loss + (wrong * weights.neighbours)?)?;
-        }
         if weights.states > 0.0 {
             let share = weights.states / self.states.len() as f64;
-            let last = self.states.len() - 1;
-            for (at, ((state, wanted), energy)) in
-                pass.states.iter().zip(&self.states).zip(&self.energies).enumerate()
+            for ((state, wanted), energy) in
+                pass.states.iter().zip(&self.states).zip(&self.energies)
             {
                 let wrong = distance(state, wanted)?;
-                let share = if at == last { share + weights.last } else { share };
                 loss = (loss + (wrong * (share / energy))?)?;
             }
         }
         Ok(loss)
     }
-}
-
-/// Mean over sentences of the Kullback–Leibler divergence of their neighbours: the softmax of the
-/// similarities to the other sentences of the batch, the dense model's against the student's.
-/// Both matrices are `[sentences][sentences]`.
-fn divergence(similar: &Tensor, wanted: &Tensor) -> Result<Tensor> {
-    let count = wanted.dim(0)?;
-    let others = (1.0 - Tensor::eye(count, similar.dtype(), &Device::Cpu)?)?;
-    // Similarities are at most 1: no exponential overflows.
-    let logits = |s: &Tensor| (s - 1.0)? / TEMPERATURE;
-    let total = |l: &Tensor| ((l.exp()? * &others)?.sum_keepdim(1)? + 1e-30)?.log();
-    let logs = |s: &Tensor| {
-        let logits = logits(s)?;
-        logits.broadcast_sub(&total(&logits)?)
-    };
-    let wanted = logs(wanted)?;
-    let part = (wanted.exp()? * &others)?;
-    (part * (wanted - logs(similar)?)?)?.sum_all()? / count as f64
 }

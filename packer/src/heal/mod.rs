@@ -48,6 +48,9 @@ pub struct Options {
     pub seed: u64,
     /// Round the weights to int8 in every step, as packing will.
     pub int8: bool,
+    /// How far to go from the weights before healing to those after it; of fine-tuning all the
+    /// way.
+    pub blend: f64,
     /// Where to keep the state of the run.
     pub checkpoint: Option<PathBuf>,
     /// Go on from that state.
@@ -60,6 +63,8 @@ pub const RATE: f64 = 5e-4;
 pub const TASK_RATE: f64 = 2e-4;
 /// Sentences per step unless the caller says otherwise.
 pub const SENTENCES: usize = 32;
+/// Part of the way unless the caller says otherwise.
+pub const BLEND: f64 = 0.5;
 /// Sentences of the text from which it is known what a matrix's inputs are like.
 const WHITENED: usize = 600;
 /// Judgements of a short run, about.
@@ -98,7 +103,10 @@ pub fn heal(
         hash.update((ids.len() as u64).to_le_bytes());
         hash.update(bytemuck::cast_slice::<u32, u8>(ids));
     }
-    let report = run((&student, &coordinates), &objective, &schedule, options, hash, stop)?;
+    let before = train::get(&student.vars())?;
+    let mut report = run((&student, &coordinates), &objective, &schedule, options, hash, stop)?;
+    train::blend(&student.vars(), &before, options.blend)?;
+    report.result = objective.score(&student)?;
     student.write_to(pruned)?;
     Ok(report)
 }
@@ -151,6 +159,12 @@ impl Options {
             return Err(Error::input(
                 format!("the learning rate {} is not above 0 and up to 1", self.rate),
                 format!("{RATE} is a good start"),
+            ));
+        }
+        if !(self.blend > 0.0 && self.blend <= 1.0) {
+            return Err(Error::input(
+                format!("{} of the way to the healed weights", self.blend),
+                format!("give a number above 0 and up to 1; {BLEND} is a good start"),
             ));
         }
         if !(2..=4096).contains(&self.sentences) {

@@ -106,6 +106,9 @@ pub struct Report {
     pub before: f64,
     /// Score of the weights that were kept.
     pub best: f64,
+    /// Score of the result: of the kept weights, averaged with those at the start where that was
+    /// asked for.
+    pub result: f64,
     /// How often the rate was halved because a number was not finite.
     pub halvings: u32,
     /// Numbers trained.
@@ -117,7 +120,7 @@ pub struct Report {
 }
 
 /// Values of everything that is trained.
-type Values = Vec<Vec<f32>>;
+pub(super) type Values = Vec<Vec<f32>>;
 
 /// The part of a run's state that is small.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -334,6 +337,7 @@ impl<'a> Run<'a> {
             score: self.objective.score_name(),
             before: curve.first().map_or(best, |point| point.score),
             best,
+            result: best,
             halvings,
             parameters: self.best.iter().map(Vec::len).sum(),
             seconds,
@@ -342,7 +346,22 @@ impl<'a> Run<'a> {
     }
 }
 
-fn get(vars: &[&Var]) -> Result<Values> {
+/// Sets `vars` to the average of `before` and what they are, `part` of the way from the first to
+/// the second. Averages of weights that training moved a little are often better than both ends
+/// (Wortsman et al. 2022).
+///
+/// # Errors
+/// When the arithmetic fails.
+pub(super) fn blend(vars: &[&Var], before: &Values, part: f64) -> Result<()> {
+    let mut values = get(vars)?;
+    let part = part as f32;
+    for (value, before) in values.iter_mut().flatten().zip(before.iter().flatten()) {
+        *value = before + part * (*value - before);
+    }
+    set(vars, &values)
+}
+
+pub(super) fn get(vars: &[&Var]) -> Result<Values> {
     Ok(vars.iter().map(|v| v.flatten_all()?.to_vec1()).collect::<candle_core::Result<_>>()?)
 }
 
