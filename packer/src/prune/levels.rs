@@ -43,6 +43,9 @@ pub struct Step {
 /// From this density on a matrix is kept as it is: groups would save nothing.
 pub const DENSE: f64 = 0.95;
 
+/// The least loss that pruning a matrix is taken to bring.
+const LEAST_LOSS: f64 = 1e-6;
+
 /// Everything that levels are made of.
 pub struct Source<'a> {
     /// The dense model.
@@ -142,17 +145,18 @@ pub fn weigh(
 ) -> Result<Vec<f64>> {
     let progress = Progress::start("weigh", ladders.len() as u64, "matrices");
     let mut model = dense.clone();
-    let mut worths = vec![0.0; ladders.len()];
+    let mut worths = vec![1.0; ladders.len()];
     for (ladder, worth) in ladders.iter().zip(&mut worths) {
         let (layer, kind) = (ladder.layer, ladder.kind);
-        let base = ladder.steps.iter().filter(|s| s.level.density > 0.0);
+        let base = ladder.steps.iter().filter(|s| s.level.density > 0.0 && s.version.is_some());
         let off = |s: &&Step| (s.level.density - density).abs();
         let Some(step) = base.min_by(|a, b| off(a).total_cmp(&off(b))) else { continue };
         let Some(version) = &step.version else { continue };
         version.write(&mut stacked_mut(&mut model.layers[layer], kind));
         let lost = 1.0 - judge.score(&model)?.cosine;
         model.layers[layer] = dense.layers[layer].clone();
-        *worth = lost.max(0.0) / version.error.max(f64::MIN_POSITIVE);
+        // No matrix is worth nothing: where the judge sees no loss, it sees too little.
+        *worth = lost.max(LEAST_LOSS) / version.error.max(f64::MIN_POSITIVE);
         progress.advance(1);
     }
     progress.finish();
