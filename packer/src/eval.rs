@@ -1,4 +1,4 @@
-//! Benchmarks: sentence pairs of STS, Spearman and Pearson.
+//! Benchmarks: sentence pairs of STS, Spearman and Pearson; intents.
 
 use std::path::Path;
 
@@ -6,10 +6,12 @@ use crate::engine::Engine;
 use crate::progress::Progress;
 use crate::{Error, Result};
 
+pub mod intents;
+
 /// One pair of an STS file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pair {
-    /// The people's score, 0 to 5.
+    /// The people's score: 0 to 5 in STS, 1 to 5 in SICK.
     pub score: f64,
     /// First sentence.
     pub first: String,
@@ -28,8 +30,14 @@ pub struct StsScore {
     pub pearson: f64,
 }
 
-/// Reads an STS-Benchmark file: no header, fields split at TAB only: genre, file, year, id, score,
-/// first sentence, second sentence, and perhaps more.
+/// Fields of score, first and second sentence in a file without a header: STS-Benchmark's.
+const STS_FIELDS: [usize; 3] = [4, 5, 6];
+/// The same by name, in a file with a header: SICK's.
+const SICK_NAMES: [&str; 3] = ["relatedness_score", "sentence_A", "sentence_B"];
+
+/// Reads sentence pairs, fields split at TAB only: an STS-Benchmark file (no header; genre, file,
+/// year, id, score, first sentence, second sentence, and perhaps more) or one like SICK's, whose
+/// header names `sentence_A`, `sentence_B` and `relatedness_score`.
 ///
 /// # Errors
 /// When the file cannot be read, is not UTF-8, or a line has too few fields or no number as score.
@@ -40,20 +48,29 @@ pub fn read_sts(path: &Path) -> Result<Vec<Pair>> {
         let at = e.utf8_error().valid_up_to();
         Error::input(format!("{name} is not UTF-8 (byte {at})"), "convert it to UTF-8")
     })?;
+    let header: Vec<&str> = text.lines().next().unwrap_or("").split('\t').map(str::trim).collect();
+    let named = SICK_NAMES.map(|name| header.iter().position(|field| *field == name));
+    let (places, headers) = match named {
+        [Some(score), Some(first), Some(second)] => ([score, first, second], 1),
+        _ => (STS_FIELDS, 0),
+    };
+    let needed = 1 + places.into_iter().max().unwrap_or(0);
     let mut pairs = Vec::new();
-    for (number, line) in text.lines().enumerate() {
+    for (number, line) in text.lines().enumerate().skip(headers) {
         if line.is_empty() {
             continue;
         }
         let bad = |what: String| {
             Error::input(
                 format!("{name}, line {}: {what}", number + 1),
-                "an STS-Benchmark line is genre, file, year, id, score, sentence 1, sentence 2, split by TAB",
+                "an STS-Benchmark line is genre, file, year, id, score, sentence 1, sentence 2, \
+                 split by TAB; a file with a header names sentence_A, sentence_B and \
+                 relatedness_score there",
             )
         };
         let fields: Vec<&str> = line.split('\t').collect();
-        let [_, _, _, _, score, first, second, ..] = fields[..] else {
-            return Err(bad(format!("{} fields instead of 7 or more", fields.len())));
+        let [Some(score), Some(first), Some(second)] = places.map(|at| fields.get(at)) else {
+            return Err(bad(format!("{} fields instead of {needed} or more", fields.len())));
         };
         let score: f64 = score
             .trim()
@@ -61,7 +78,7 @@ pub fn read_sts(path: &Path) -> Result<Vec<Pair>> {
             .ok()
             .filter(|s: &f64| s.is_finite())
             .ok_or_else(|| bad(format!("\"{score}\" is not a score")))?;
-        pairs.push(Pair { score, first: first.into(), second: second.into() });
+        pairs.push(Pair { score, first: (*first).into(), second: (*second).into() });
     }
     if pairs.len() < 2 {
         return Err(Error::input(
@@ -165,6 +182,20 @@ mod tests {
         let pairs = read_sts(&path).unwrap();
         assert_eq!(pairs[0].first, "He said \"no");
         assert_eq!(pairs[0].second, "She said \"yes");
+    }
+
+    #[test]
+    fn a_header_says_where_the_fields_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sick.txt");
+        let head = "pair_ID\tsentence_A\tsentence_B\trelatedness_score\tentailment_judgment\n";
+        let lines = "1\tA dog\tA cat\t3.5\tNEUTRAL\n2\tA man\tA boy\t4\tNEUTRAL\n";
+        std::fs::write(&path, [head, lines].concat()).unwrap();
+        let pairs = read_sts(&path).unwrap();
+        let first = Pair { score: 3.5, first: "A dog".into(), second: "A cat".into() };
+        assert_eq!((pairs.len(), &pairs[0]), (2, &first));
+        std::fs::write(&path, [head, "1\tA dog\n"].concat()).unwrap();
+        assert!(read_sts(&path).unwrap_err().to_string().contains("line 2: 2 fields"));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use grouse_runtime::math;
 use rayon::prelude::*;
 
 use crate::model::{Activation, Config, DenseModel, Layer, LayerNorm, Linear, Matrix, Pooling};
-use crate::{Error, Result};
+use crate::{Error, Result, lanes};
 
 /// Token rows per piece of parallel work.
 const CHUNK: usize = 128;
@@ -219,7 +219,6 @@ pub fn linear(input: &Matrix, linear: &Linear) -> Matrix {
 fn attend(q: &Matrix, k: &Matrix, v: &Matrix, starts: &[usize], heads: usize) -> Matrix {
     let hidden = q.cols;
     let size = hidden / heads;
-    let scale = 1.0 / (size as f32).sqrt();
     let mut out = Matrix::zeros(q.rows, hidden);
     let mut rest = out.data.as_mut_slice();
     let mut parts = Vec::with_capacity(starts.len());
@@ -229,47 +228,37 @@ fn attend(q: &Matrix, k: &Matrix, v: &Matrix, starts: &[usize], heads: usize) ->
         rest = tail;
     }
     parts.into_par_iter().for_each(|(tokens, out)| {
-        let mut weights = vec![0.0f32; tokens.len()];
-        for (at, token) in tokens.clone().enumerate() {
-            for head in 0..heads {
-                let span = head * size..(head + 1) * size;
-                let query = &q.row(token)[span.clone()];
-                for (weight, other) in weights.iter_mut().zip(tokens.clone()) {
-                    *weight = dot(query, &k.row(other)[span.clone()]) * scale;
-                }
-                softmax(&mut weights);
-                let out = &mut out[at * hidden..][span.clone()];
-                for (weight, other) in weights.iter().zip(tokens.clone()) {
-                    let value = &v.row(other)[span.clone()];
-                    out.iter_mut().zip(value).for_each(|(out, v)| *out += weight * v);
-                }
-            }
+        let span = tokens.start * hidden..tokens.end * hidden;
+        let [q, k, v] = [q, k, v].map(|m| {
+            MatRef::from_row_major_slice(&m.data[span.clone()], tokens.len(), hidden)
+        });
+        let mut out = MatMut::from_row_major_slice_mut(out, tokens.len(), hidden);
+        let mut weights = vec![0.0f32; tokens.len() * tokens.len()];
+        for head in 0..heads {
+            let [q, k, v] = [q, k, v].map(|m| m.subcols(head * size, size));
+            attention_weights(q, k, &mut weights);
+            let weights = MatRef::from_row_major_slice(&weights, tokens.len(), tokens.len());
+            let into = out.as_mut().subcols_mut(head * size, size);
+            matmul(into, Accum::Replace, weights, v, 1.0, Par::Seq);
         }
     });
     out
 }
 
-/// Dot product in eight lanes, which the compiler vectorises.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0.0f32; 8];
-    let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));
-    let tail: f32 = a8.remainder().iter().zip(b8.remainder()).map(|(a, b)| a * b).sum();
-    for (a, b) in a8.zip(b8) {
-        for (lane, (a, b)) in lanes.iter_mut().zip(a.iter().zip(b)) {
-            *lane += a * b;
-        }
+/// One head's `softmax(q kᵀ / √size)` of a sentence, `[tokens][tokens]`; `q` and `k` are
+/// `[tokens][size]`.
+pub fn attention_weights(q: MatRef<'_, f32>, k: MatRef<'_, f32>, out: &mut [f32]) {
+    let tokens = q.nrows();
+    let scale = 1.0 / (q.ncols() as f32).sqrt();
+    let into = MatMut::from_row_major_slice_mut(out, tokens, tokens);
+    matmul(into, Accum::Replace, q, k.transpose(), scale, Par::Seq);
+    for row in out.chunks_exact_mut(tokens) {
+        let most = lanes::max(row);
+        // The runtime's exponential can be vectorised, the system's is a call for each.
+        row.iter_mut().for_each(|value| *value = math::exp(*value - most));
+        let scale = 1.0 / lanes::sum(row, |x| x);
+        row.iter_mut().for_each(|value| *value *= scale);
     }
-    lanes.iter().sum::<f32>() + tail
-}
-
-fn softmax(values: &mut [f32]) {
-    let most = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut sum = 0.0;
-    for value in values.iter_mut() {
-        *value = (*value - most).exp();
-        sum += *value;
-    }
-    values.iter_mut().for_each(|value| *value /= sum);
 }
 
 fn activate(values: &mut Matrix, activation: Activation) {
@@ -304,9 +293,8 @@ pub fn normalize_rows(values: &mut Matrix, norm: &LayerNorm, eps: f32) {
     let cols = values.cols;
     values.data.par_chunks_mut(CHUNK * cols).for_each(|part| {
         for row in part.chunks_exact_mut(cols) {
-            let mean = row.iter().sum::<f32>() / cols as f32;
-            let square = |x: &f32| (x - mean) * (x - mean);
-            let variance = row.iter().map(square).sum::<f32>() / cols as f32;
+            let mean = lanes::sum(row, |x| x) / cols as f32;
+            let variance = lanes::sum(row, |x| (x - mean) * (x - mean)) / cols as f32;
             let scale = 1.0 / (variance + eps).sqrt();
             for (x, (gamma, beta)) in row.iter_mut().zip(norm.gamma.iter().zip(&norm.beta)) {
                 *x = (*x - mean) * scale * gamma + beta;

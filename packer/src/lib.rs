@@ -2,10 +2,12 @@
 //! file.
 //!
 //! Data flows one way: [`import`] → [`model`] → [`calibrate`] → [`prune`] → [`heal`] →
-//! [`quantize`] → [`pack`]. [`eval`] measures what came out; the program `grouse` is [`cli`].
+//! [`quantize`] → [`pack`]. [`eval`] measures what came out,
+//! [`agreement`] how far it is from the dense model; the program `grouse` is [`cli`].
 
 #![forbid(unsafe_code)]
 
+pub mod agreement;
 pub mod bench;
 pub mod calibrate;
 pub mod cli;
@@ -17,6 +19,7 @@ pub mod forward;
 pub mod heal;
 pub mod import;
 pub mod inspect;
+mod lanes;
 pub mod model;
 pub mod pack;
 pub mod progress;

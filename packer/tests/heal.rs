@@ -48,6 +48,7 @@ fn options(steps: u32) -> Options {
         rate: 2e-3,
         seed: 0,
         int8: false,
+        blend: 1.0,
         checkpoint: None,
         resume: false,
     }
@@ -389,7 +390,7 @@ mod faults {
         let dense = model(&root.path().join("dense"), &Shape::default());
         let student = Student::new(&dense, false)?;
         let schedule = Schedule { name: "heal", steps: 100, rate: 0.05, judge_every: 10 };
-        let report = train(&student, objective, &schedule, None, &|| false)?;
+        let report = train((&student, &[]), objective, &schedule, None, &|| false)?;
         for var in student.vars() {
             let values = var.flatten_all()?.to_vec1::<f32>()?;
             assert!(values.iter().all(|v| v.is_finite()));

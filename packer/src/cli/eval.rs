@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
+use crate::Result;
 use crate::engine::PackedFile;
-use crate::{Result, eval};
+use crate::eval::{self, intents};
 
 use super::embed::EngineArgs;
 use super::output::say;
@@ -14,9 +15,14 @@ use super::print_json;
 pub struct Args {
     /// The packed model.
     file: PathBuf,
-    /// STS-Benchmark pairs (TAB: genre, file, year, id, score, sentence 1, sentence 2).
-    #[arg(long, value_name = "FILE")]
-    sts: PathBuf,
+    /// Pairs of sentences with scores: STS-Benchmark (TAB: genre, file, year, id, score, sentence 1,
+    /// sentence 2), or SICK with its header.
+    #[arg(long, value_name = "FILE", required_unless_present = "intents")]
+    sts: Option<PathBuf>,
+    /// Instead, texts with classes (JSON as CLINC150's: "train" and "test", lists of text and
+    /// class): how many test texts are nearest to the mean of their class.
+    #[arg(long, value_name = "FILE", conflicts_with = "sts")]
+    intents: Option<PathBuf>,
     #[command(flatten)]
     engine: EngineArgs,
     /// Print JSON.
@@ -29,10 +35,22 @@ pub struct Args {
 /// # Errors
 /// A bad file or benchmark.
 pub fn run(args: Args) -> Result<()> {
-    let pairs = eval::read_sts(&args.sts)?;
+    if let Some(path) = &args.intents {
+        let intents = intents::read(path)?;
+        let file = PackedFile::open(&args.file)?;
+        let score = intents::score(&args.engine.engine(file.model()?)?, &intents)?;
+        if args.json {
+            return print_json(&score);
+        }
+        say!("classes   {}", score.classes);
+        say!("texts     {}", score.texts);
+        say!("accuracy  {:.2} %", score.accuracy);
+        return Ok(());
+    }
+    let Some(path) = &args.sts else { return Ok(()) };
+    let pairs = eval::read_sts(path)?;
     let file = PackedFile::open(&args.file)?;
-    let engine = args.engine.engine(file.model()?)?;
-    let score = eval::sts(&engine, &pairs)?;
+    let score = eval::sts(&args.engine.engine(file.model()?)?, &pairs)?;
     if args.json {
         return print_json(&score);
     }

@@ -58,6 +58,10 @@ pub struct HealArgs {
     /// Sentences per step.
     #[arg(long, value_name = "N", default_value_t = heal::SENTENCES)]
     heal_batch: usize,
+    /// How far to go from the weights before healing to those after it: averages are better than
+    /// either.
+    #[arg(long, value_name = "PART", default_value_t = heal::BLEND)]
+    heal_blend: f64,
     /// Round the weights to int8 in every step, as packing will.
     #[arg(long)]
     heal_int8: bool,
@@ -135,6 +139,7 @@ impl HealArgs {
             rate: self.heal_rate,
             seed,
             int8: self.heal_int8,
+            blend: self.heal_blend,
             checkpoint: Some(heal_file.clone()),
             resume: self.resume,
         };
@@ -150,6 +155,7 @@ impl HealArgs {
                 "sentences_per_step": options.sentences,
                 "rate": options.rate,
                 "int8": options.int8,
+                "blend": options.blend,
                 "seed": seed,
                 "report": report,
             });
@@ -241,11 +247,13 @@ pub fn say_report(record: &Value) -> Result<()> {
         if let Some(score) = report["score"].as_str() {
             let number = |key: &str| report[key].as_f64().unwrap_or(f64::NAN);
             say!(
-                "{what}: {score} {:.2} before, {:.2} at step {} of {} ({:.1} min)",
+                "{what}: {score} {:.2} before, {:.2} at step {} of {}, {:.2} of the result \
+                 ({:.1} min)",
                 number("before"),
                 number("best"),
                 number("best_step"),
                 number("done"),
+                number("result"),
                 number("seconds") / 60.0
             );
         }

@@ -13,7 +13,7 @@ use crate::eval::cosine;
 use crate::model::{DenseModel, Matrix};
 use crate::prune::cost::{Measure, OUTPUT_BYTES};
 use crate::prune::options::dense_cost;
-use crate::prune::{self, Method, Options};
+use crate::prune::{self, Method, Options, Steps};
 use crate::report::{self, Example, Page};
 use crate::{Error, Result, calibrate, forward, import, pack};
 
@@ -54,7 +54,10 @@ pub struct Args {
     seed: u64,
     /// How weights are chosen.
     #[arg(long, value_enum, default_value_t)]
-    method: Method,
+    method: MethodArg,
+    /// Leave out a step, to see what it brings.
+    #[arg(long, value_enum, value_name = "STEP", value_delimiter = ',')]
+    without: Vec<Step>,
     /// Random candidates of the search for the density of every matrix; 0 leaves the allocation by
     /// what each matrix loses. 64 take some minutes.
     #[arg(long, value_name = "N", default_value = "0")]
@@ -73,6 +76,43 @@ pub struct Args {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+}
+
+/// [`Method`] on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+enum MethodArg {
+    /// Groups, the density of every matrix chosen by what its outputs are worth.
+    #[default]
+    Auto,
+    /// Groups, the same density everywhere (PGB without its choice of counts).
+    Groups,
+    /// Whole heads and feed-forward neurons (after Kwon et al. 2022), the rest refitted.
+    Rows,
+    /// Single weights of least magnitude removed: the runtime gains nothing from them.
+    Magnitude,
+    /// Single weights removed by magnitude times input norm (Sun et al. 2023), as above.
+    Wanda,
+}
+
+impl From<MethodArg> for Method {
+    fn from(arg: MethodArg) -> Self {
+        match arg {
+            MethodArg::Auto => Self::Auto,
+            MethodArg::Groups => Self::Groups,
+            MethodArg::Rows => Self::Rows,
+            MethodArg::Magnitude => Self::Magnitude,
+            MethodArg::Wanda => Self::Wanda,
+        }
+    }
+}
+
+/// A step that can be left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Step {
+    /// The search for better groups on the true error.
+    Polish,
+    /// The least-squares refit of the kept weights.
+    Refit,
 }
 
 /// Pairs of sentences in the report.
@@ -94,7 +134,11 @@ pub fn run(args: Args) -> Result<()> {
         None => budget(&args, &dense)?,
     };
     let options = Options {
-        method: args.method,
+        method: args.method.into(),
+        steps: Steps {
+            polish: !args.without.contains(&Step::Polish),
+            refit: !args.without.contains(&Step::Refit),
+        },
         density,
         measure,
         groups: args.groups,

@@ -4,6 +4,9 @@ use candle_core::backprop::GradStore;
 use candle_core::{Device, Result, Tensor, Var};
 use rayon::prelude::*;
 
+use super::whiten::Coordinates;
+use crate::lanes;
+
 const BETA1: f32 = 0.9;
 const BETA2: f32 = 0.99;
 const EPS: f32 = 1e-8;
@@ -28,21 +31,22 @@ impl Adam {
         Self { steps: 0, first: zeros(), second: zeros() }
     }
 
-    /// One step at `rate`. The gradients' joint norm is cut to `longest`. Nothing is changed when
-    /// a gradient is not finite; the norm that is returned then is not either.
+    /// One step at `rate`, in each parameter's coordinates where there are any. The gradients'
+    /// joint norm is cut to `longest`. Nothing is changed when a gradient is not finite; the norm
+    /// that is returned then is not either.
     pub fn step(
         &mut self,
-        vars: &[&Var],
+        (vars, coordinates): (&[&Var], &[Option<Coordinates>]),
         grads: &GradStore,
         rate: f64,
         longest: f64,
     ) -> Result<f64> {
-        let grads: Vec<Option<Vec<f32>>> = vars
+        let mut grads: Vec<Option<Vec<f32>>> = vars
             .iter()
             .map(|var| grads.get(var).map(|g| g.flatten_all()?.to_vec1()).transpose())
             .collect::<Result<_>>()?;
         let square = |grad: &Vec<f32>| -> f64 {
-            grad.chunks(PIECE).map(|p| f64::from(p.iter().map(|g| g * g).sum::<f32>())).sum()
+            grad.chunks(PIECE).map(|p| f64::from(lanes::sum(p, |g| g * g))).sum()
         };
         let norm = grads.iter().flatten().map(square).sum::<f64>().sqrt();
         if !norm.is_finite() {
@@ -54,22 +58,28 @@ impl Adam {
         let rate = (rate / (1.0 - f64::from(BETA1).powi(steps))) as f32;
         let unbias = (1.0 / (1.0 - f64::from(BETA2).powi(steps))) as f32;
         for (index, var) in vars.iter().enumerate() {
-            let Some(grad) = &grads[index] else { continue };
-            let mut values: Vec<f32> = var.flatten_all()?.to_vec1()?;
-            values
-                .par_chunks_mut(PIECE)
+            let Some(grad) = &mut grads[index] else { continue };
+            let coordinates = coordinates.get(index).and_then(Option::as_ref);
+            if let Some(coordinates) = coordinates {
+                coordinates.gradient(grad);
+            }
+            // The gradient is overwritten with the change.
+            grad.par_chunks_mut(PIECE)
                 .zip(self.first[index].par_chunks_mut(PIECE))
                 .zip(self.second[index].par_chunks_mut(PIECE))
-                .zip(grad.par_chunks(PIECE))
-                .for_each(|(((values, first), second), grad)| {
-                    let moments = first.iter_mut().zip(second.iter_mut());
-                    for ((value, (m, v)), grad) in values.iter_mut().zip(moments).zip(grad) {
-                        let grad = grad * cut;
-                        *m = BETA1 * *m + (1.0 - BETA1) * grad;
-                        *v = BETA2 * *v + (1.0 - BETA2) * grad * grad;
-                        *value -= rate * *m / ((*v * unbias).sqrt() + EPS);
+                .for_each(|((grad, first), second)| {
+                    for (grad, (m, v)) in grad.iter_mut().zip(first.iter_mut().zip(second)) {
+                        let now = *grad * cut;
+                        *m = BETA1 * *m + (1.0 - BETA1) * now;
+                        *v = BETA2 * *v + (1.0 - BETA2) * now * now;
+                        *grad = rate * *m / ((*v * unbias).sqrt() + EPS);
                     }
                 });
+            if let Some(coordinates) = coordinates {
+                coordinates.change(grad);
+            }
+            let mut values: Vec<f32> = var.flatten_all()?.to_vec1()?;
+            values.iter_mut().zip(grad).for_each(|(value, change)| *value -= *change);
             var.set(&Tensor::from_vec(values, var.shape(), &Device::Cpu)?)?;
         }
         Ok(norm)
@@ -89,7 +99,7 @@ mod tests {
         for step in 1..=20 {
             // Gradient of Σ x⁴ / 4 is x³.
             let loss = (var.powf(4.0).unwrap() * 0.25).unwrap().sum_all().unwrap();
-            let norm = adam.step(&[&var], &loss.backward().unwrap(), 0.01, 2.0).unwrap();
+            let norm = adam.step((&[&var], &[]), &loss.backward().unwrap(), 0.01, 2.0).unwrap();
             let length = x.iter().map(|x| x.powi(6)).sum::<f64>().sqrt();
             assert!((norm - length).abs() < 1e-3 * length);
             for i in 0..3 {
@@ -111,7 +121,7 @@ mod tests {
         let mut adam = Adam::new(&[&var]);
         let before = adam.clone();
         let grads = var.sqrt().unwrap().sum_all().unwrap().backward().unwrap();
-        assert!(!adam.step(&[&var], &grads, 0.1, 1.0).unwrap().is_finite());
+        assert!(!adam.step((&[&var], &[]), &grads, 0.1, 1.0).unwrap().is_finite());
         assert_eq!(adam, before);
         assert_eq!(var.to_vec1::<f32>().unwrap(), [0.0]);
     }

@@ -20,6 +20,12 @@ pub struct Blocks {
     pub order: Vec<usize>,
     /// Inputs that are gathered: the shared ones, then every group's own.
     pub gathered: Vec<usize>,
+    /// Row, in block order, of each output: the inverse of `order`.
+    pub row_of: Vec<usize>,
+    /// First place of each input in `gathered`; `usize::MAX` for one that is not there.
+    pub first_of: Vec<usize>,
+    /// Inputs that are gathered again, with the place: read by several groups, but not shared.
+    pub again: Vec<(usize, usize)>,
     /// How many of `gathered` are shared.
     pub shared: usize,
     /// How many of `order` read the shared inputs.
@@ -67,6 +73,9 @@ impl Blocks {
             rows: weight.rows,
             cols: weight.cols,
             order: outputs(true).chain(outputs(false)).collect(),
+            row_of: vec![0; weight.rows],
+            first_of: vec![usize::MAX; weight.cols],
+            again: Vec::new(),
             gathered: pattern.shared.iter().map(|i| usize::from(*i)).collect(),
             shared: pattern.shared.len(),
             shared_rows,
@@ -87,6 +96,15 @@ impl Blocks {
             blocks.weights += block.rows * block.inputs;
             blocks.gathered.extend(group.inputs.iter().map(|i| usize::from(*i)));
             blocks.groups.push(block);
+        }
+        for (row, output) in blocks.order.iter().enumerate() {
+            blocks.row_of[*output] = row;
+        }
+        for (place, input) in blocks.gathered.iter().enumerate() {
+            match &mut blocks.first_of[*input] {
+                first if *first == usize::MAX => *first = place,
+                _ => blocks.again.push((*input, place)),
+            }
         }
         let stored = blocks.gather(weight);
         if stored.contains(&0.0) {

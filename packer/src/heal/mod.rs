@@ -12,20 +12,21 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::model::DenseModel;
-use crate::{Error, Result};
+use crate::{Error, Result, calibrate};
 
 pub mod adam;
 pub mod blocks;
 mod checkpoint;
 pub mod distill;
-pub mod judge;
 pub mod loss;
+pub mod neighbours;
 pub mod ops;
 pub mod respell;
 pub mod student;
 pub mod task;
 pub mod text;
 pub mod train;
+pub mod whiten;
 
 use distill::Distill;
 use loss::Weights;
@@ -34,6 +35,7 @@ use student::Student;
 use task::Task;
 use text::Text;
 use train::{Keeping, Objective, Report, Schedule};
+use whiten::Coordinates;
 
 /// How to heal or fine-tune.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,6 +50,9 @@ pub struct Options {
     pub seed: u64,
     /// Round the weights to int8 in every step, as packing will.
     pub int8: bool,
+    /// How far to go from the weights before healing to those after it; of fine-tuning all the
+    /// way.
+    pub blend: f64,
     /// Where to keep the state of the run.
     pub checkpoint: Option<PathBuf>,
     /// Go on from that state.
@@ -60,6 +65,10 @@ pub const RATE: f64 = 5e-4;
 pub const TASK_RATE: f64 = 2e-4;
 /// Sentences per step unless the caller says otherwise.
 pub const SENTENCES: usize = 32;
+/// Part of the way unless the caller says otherwise.
+pub const BLEND: f64 = 0.5;
+/// Sentences of the text from which it is known what a matrix's inputs are like.
+const WHITENED: usize = 600;
 /// Judgements of a short run, about.
 const JUDGEMENTS: u32 = 20;
 /// Steps between judgements. A judgement takes as long as some steps; work since the last is lost
@@ -104,6 +113,9 @@ pub fn heal_trimmed(
     let student = Student::new(pruned, options.int8)?.reading(respell);
     let weights = Weights::default();
     let objective = Distill::new(teacher, text, weights, options.sentences, options.seed)?;
+    let step = text.train.len().div_ceil(WHITENED).max(1);
+    let some: Vec<Vec<u32>> = text.train.iter().step_by(step).cloned().collect();
+    let coordinates = student.coordinates(&calibrate::collect(pruned, &some)?)?;
     let schedule = options.schedule("heal");
     let mut hash = fingerprint(&student, options, &schedule)?;
     hash.update(spelled.unwrap_or_default());
@@ -111,7 +123,10 @@ pub fn heal_trimmed(
         hash.update((ids.len() as u64).to_le_bytes());
         hash.update(bytemuck::cast_slice::<u32, u8>(ids));
     }
-    let report = run(&student, &objective, &schedule, options, hash, stop)?;
+    let before = train::get(&student.vars())?;
+    let mut report = run((&student, &coordinates), &objective, &schedule, options, hash, stop)?;
+    train::blend(&student.vars(), &before, options.blend)?;
+    report.result = objective.score(&student)?;
     student.write_to(pruned)?;
     Ok(report)
 }
@@ -134,7 +149,7 @@ pub fn fine_tune(
     let schedule = options.schedule("fine-tune");
     let mut hash = fingerprint(&student, options, &schedule)?;
     task.update(&mut hash);
-    let report = run(&student, &objective, &schedule, options, hash, stop)?;
+    let report = run((&student, &[]), &objective, &schedule, options, hash, stop)?;
     let head = objective.head()?;
     drop(objective);
     student.write_to(pruned)?;
@@ -142,7 +157,7 @@ pub fn fine_tune(
 }
 
 fn run(
-    student: &Student,
+    student: (&Student, &[Option<Coordinates>]),
     objective: &dyn Objective,
     schedule: &Schedule,
     options: &Options,
@@ -164,6 +179,12 @@ impl Options {
             return Err(Error::input(
                 format!("the learning rate {} is not above 0 and up to 1", self.rate),
                 format!("{RATE} is a good start"),
+            ));
+        }
+        if !(self.blend > 0.0 && self.blend <= 1.0) {
+            return Err(Error::input(
+                format!("{} of the way to the healed weights", self.blend),
+                format!("give a number above 0 and up to 1; {BLEND} is a good start"),
             ));
         }
         if !(2..=4096).contains(&self.sentences) {

@@ -11,6 +11,8 @@ use super::ops::attention::attention;
 use super::ops::linear::group_linear;
 use super::ops::norm::layer_norm;
 use super::respell::Respell;
+use super::whiten::Coordinates;
+use crate::calibrate::LayerStats;
 use crate::forward::Batch;
 use crate::model::{Config, DenseModel, Embeddings, Layer, LayerNorm, Linear, Matrix, Pooling};
 
@@ -169,6 +171,27 @@ impl Student {
     pub fn vars(&self) -> Vec<&Var> {
         let norm = [&self.norm.gamma, &self.norm.beta];
         norm.into_iter().chain(self.layers.iter().flat_map(StudentLayer::vars)).collect()
+    }
+
+    /// Coordinates to train each of [`Student::vars`] in; only weights have any. `stats` say what
+    /// the matrices' inputs are like.
+    ///
+    /// # Errors
+    /// As [`Coordinates::new`].
+    pub fn coordinates(&self, stats: &[LayerStats]) -> crate::Result<Vec<Option<Coordinates>>> {
+        let mut all: Vec<Option<Coordinates>> = Vec::new();
+        all.resize_with(self.vars().len(), || None);
+        let layers = all[2..].chunks_exact_mut(12);
+        for ((layer, stats), all) in self.layers.iter().zip(stats).zip(layers) {
+            // Places of the weights in `StudentLayer::vars`.
+            let sites = [(0, &layer.qkv), (2, &layer.attention_output), (6, &layer.ffn_in)];
+            let sites = sites.into_iter().chain([(8, &layer.ffn_out)]);
+            for ((place, site), input) in sites.zip(&stats.inputs) {
+                let stored: Vec<f32> = site.weights.to_vec1()?;
+                all[place] = Some(Coordinates::new(&site.blocks, &stored, input)?);
+            }
+        }
+        Ok(all)
     }
 
     /// Runs a batch. `summed` is what [`summed_embeddings`] gave for it.

@@ -1,9 +1,9 @@
-//! Sentences for healing: which are held out, which make a batch, and variants of them.
+//! Sentences for healing: which are held out, and which make a batch.
 
 use rand::rngs::StdRng;
-use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 
+use crate::agreement::variants::variant;
 use crate::model::DenseModel;
 use crate::{Error, Result, calibrate};
 
@@ -71,22 +71,31 @@ impl Text {
         Ok(text)
     }
 
-    /// The sentences of step `step`: pairs of neighbouring lines, and for every other pair a
-    /// variant of the first line in the second's place.
-    pub fn batch(&self, seed: u64, step: u32, sentences: usize) -> Vec<Vec<u32>> {
+    /// The sentences of step `step`, in pairs: a line, and beside it one of the lines that are
+    /// nearest to it (half of the pairs; `near` has them, if any), the line that follows, or a
+    /// variant of itself.
+    pub fn batch(
+        &self,
+        (seed, step): (u64, u32),
+        sentences: usize,
+        near: &[Vec<usize>],
+    ) -> Vec<Vec<u32>> {
         let pairs = sentences.div_ceil(2).max(1);
         let mut batch = Vec::with_capacity(2 * pairs);
         let count = self.train.len();
         let mut random = stream(seed, u64::from(step));
         for pair in 0..pairs {
             let drawn = u64::from(step) * pairs as u64 + pair as u64;
-            let first = &self.train[self.place(seed, drawn, count)];
-            let second = if random.random_bool(0.5) {
-                let next = (self.place(seed, drawn, count) + 1) % count;
-                self.train[next].clone()
-            } else {
-                let other = &self.train[random.random_range(0..count)];
-                variant(first, other, &mut random)
+            let at = self.place(seed, drawn, count);
+            let first = &self.train[at];
+            let near = near.get(at).filter(|near| !near.is_empty());
+            let second = match (near, random.random_range(0..4)) {
+                (Some(near), 0 | 1) => self.train[near[random.random_range(0..near.len())]].clone(),
+                (None, 0) | (_, 2) => self.train[(at + 1) % count].clone(),
+                _ => {
+                    let other = &self.train[random.random_range(0..count)];
+                    variant(first, other, &mut random)
+                }
             };
             batch.push(first.clone());
             batch.push(second);
@@ -128,55 +137,6 @@ pub fn stream(seed: u64, step: u64) -> StdRng {
     StdRng::seed_from_u64(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ step)
 }
 
-/// A sentence near `ids`: words left out, put in from `other`, exchanged, or half of each. What it
-/// means is for the dense model to say.
-pub fn variant(ids: &[u32], other: &[u32], random: &mut StdRng) -> Vec<u32> {
-    let inner = |ids: &[u32]| ids[1..ids.len().max(2) - 1].to_vec();
-    let (mut words, others) = (inner(ids), inner(other));
-    let changes = 1 + words.len() / 8;
-    match random.random_range(0..4) {
-        0 => {
-            for _ in 0..changes {
-                if words.len() > 1 {
-                    words.remove(random.random_range(0..words.len()));
-                }
-            }
-        }
-        1 => {
-            for _ in 0..changes {
-                if let (false, Some(word)) = (words.is_empty(), pick(&others, random)) {
-                    let at = random.random_range(0..words.len());
-                    words[at] = word;
-                }
-            }
-        }
-        2 => {
-            let from = random.random_range(0..=words.len() / 3);
-            let to = random.random_range(words.len() - words.len() / 3..=words.len());
-            words = words[from..to.max(from + 1).min(words.len())].to_vec();
-            if words.len() > 3 && random.random_bool(0.3) {
-                words.shuffle(random);
-            }
-        }
-        _ => {
-            words.truncate(words.len().div_ceil(2));
-            // Rounded the other way, so that the whole is no longer than the longer of the two.
-            words.extend_from_slice(&others[others.len().div_ceil(2)..]);
-        }
-    }
-    if words.is_empty() {
-        return ids.to_vec();
-    }
-    let mut out = vec![ids[0]];
-    out.append(&mut words);
-    out.extend(ids.last());
-    out
-}
-
-fn pick(words: &[u32], random: &mut StdRng) -> Option<u32> {
-    (!words.is_empty()).then(|| words[random.random_range(0..words.len())])
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -193,20 +153,6 @@ mod tests {
             let mut places: Vec<usize> = (0..count).map(|at| permuted(at, count, key)).collect();
             places.sort_unstable();
             prop_assert_eq!(places, (0..count).collect::<Vec<_>>());
-        }
-
-        #[test]
-        fn variants_keep_their_ends_and_their_measure(
-            words in prop::collection::vec(10u32..90, 0..140),
-            others in prop::collection::vec(100u32..190, 0..140),
-            seed: u64,
-        ) {
-            let whole = |words: &[u32]| [&[2], words, &[3]].concat();
-            let ids = variant(&whole(&words), &whole(&others), &mut stream(seed, 0));
-            prop_assert!(ids.len() <= words.len().max(others.len()) + 2);
-            prop_assert_eq!((ids[0], ids[ids.len() - 1]), (2, 3));
-            let inner = &ids[1..ids.len() - 1];
-            prop_assert!(inner.iter().all(|id| words.contains(id) || others.contains(id)));
         }
     }
 
@@ -225,11 +171,24 @@ mod tests {
     fn a_step_has_the_same_sentences_whenever_it_comes() {
         let text = Text::split(lines(300)).unwrap();
         for (seed, step) in [(0, 0), (0, 77), (3, 5)] {
-            let batch = text.batch(seed, step, 9);
+            let batch = text.batch((seed, step), 9, &[]);
             assert_eq!(batch.len(), 9);
-            assert_eq!(batch, text.batch(seed, step, 9));
+            assert_eq!(batch, text.batch((seed, step), 9, &[]));
         }
-        assert_ne!(text.batch(0, 0, 8), text.batch(0, 1, 8));
-        assert_ne!(text.batch(0, 0, 8), text.batch(1, 0, 8));
+        assert_ne!(text.batch((0, 0), 8, &[]), text.batch((0, 1), 8, &[]));
+        assert_ne!(text.batch((0, 0), 8, &[]), text.batch((1, 0), 8, &[]));
+    }
+
+    #[test]
+    fn about_half_of_the_pairs_are_near() {
+        let text = Text::split(lines(300)).unwrap();
+        // Far from what follows in the text, so that the two cannot be mistaken.
+        let far = |at: usize| (at + 100) % text.train.len();
+        let near: Vec<Vec<usize>> = (0..text.train.len()).map(|at| vec![far(at)]).collect();
+        let place = |ids: &Vec<u32>| text.train.iter().position(|line| line == ids);
+        let batch = text.batch((0, 0), 400, &near);
+        let pairs = batch.as_chunks::<2>().0.iter();
+        let found = pairs.filter(|[a, b]| place(a).map(far) == place(b)).count();
+        assert!((70..130).contains(&found), "{found}");
     }
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::adam::Adam;
 use super::checkpoint::{self, Checkpoint};
 use super::student::Student;
+use super::whiten::Coordinates;
 use crate::progress::Progress;
 use crate::{Error, Result};
 
@@ -105,6 +106,9 @@ pub struct Report {
     pub before: f64,
     /// Score of the weights that were kept.
     pub best: f64,
+    /// Score of the result: of the kept weights, averaged with those at the start where that was
+    /// asked for.
+    pub result: f64,
     /// How often the rate was halved because a number was not finite.
     pub halvings: u32,
     /// Numbers trained.
@@ -116,7 +120,7 @@ pub struct Report {
 }
 
 /// Values of everything that is trained.
-type Values = Vec<Vec<f32>>;
+pub(super) type Values = Vec<Vec<f32>>;
 
 /// The part of a run's state that is small.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -132,7 +136,8 @@ pub(super) struct Course {
 
 /// Trains `student` on `objective` and leaves it with the weights that scored best.
 ///
-/// `stop` is asked after every step. With `keeping`, the state is written at every judgement; the
+/// `coordinates` are those of the student's parameters, one after the other; what has none is
+/// trained as it is. `stop` is asked after every step. With `keeping`, the state is written at every judgement; the
 /// file stays, for the caller to remove when the result is safe.
 ///
 /// # Errors
@@ -140,14 +145,14 @@ pub(super) struct Course {
 /// [`Error::Input`] when a checkpoint belongs to another run, or when numbers stop being finite
 /// whatever the rate; [`Error::Io`] when a checkpoint cannot be read; the objective's.
 pub fn train(
-    student: &Student,
+    (student, coordinates): (&Student, &[Option<Coordinates>]),
     objective: &dyn Objective,
     schedule: &Schedule,
     keeping: Option<&Keeping>,
     stop: &dyn Fn() -> bool,
 ) -> Result<Report> {
     let vars: Vec<&Var> = student.vars().into_iter().chain(objective.vars()).collect();
-    let mut run = Run::start(student, objective, schedule, &vars)?;
+    let mut run = Run::start((student, coordinates), objective, schedule, &vars)?;
     if let Some(keeping) = keeping.filter(|k| k.resume) {
         run.resume(keeping)?;
     }
@@ -183,6 +188,7 @@ pub fn train(
 
 struct Run<'a> {
     student: &'a Student,
+    coordinates: &'a [Option<Coordinates>],
     objective: &'a dyn Objective,
     schedule: &'a Schedule,
     vars: &'a [&'a Var],
@@ -199,7 +205,7 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn start(
-        student: &'a Student,
+        (student, coordinates): (&'a Student, &'a [Option<Coordinates>]),
         objective: &'a dyn Objective,
         schedule: &'a Schedule,
         vars: &'a [&'a Var],
@@ -209,6 +215,7 @@ impl<'a> Run<'a> {
         let adam = Adam::new(vars);
         Ok(Self {
             student,
+            coordinates,
             objective,
             schedule,
             vars,
@@ -250,7 +257,10 @@ impl<'a> Run<'a> {
         let mut sound = value.is_finite();
         if sound {
             let grads = loss.backward()?;
-            sound = self.adam.step(self.vars, &grads, rate, LONGEST_GRADIENT)?.is_finite();
+            sound = self
+                .adam
+                .step((self.vars, self.coordinates), &grads, rate, LONGEST_GRADIENT)?
+                .is_finite();
         }
         if sound {
             self.losses = (self.losses.0 + value, self.losses.1 + 1);
@@ -327,6 +337,7 @@ impl<'a> Run<'a> {
             score: self.objective.score_name(),
             before: curve.first().map_or(best, |point| point.score),
             best,
+            result: best,
             halvings,
             parameters: self.best.iter().map(Vec::len).sum(),
             seconds,
@@ -335,7 +346,22 @@ impl<'a> Run<'a> {
     }
 }
 
-fn get(vars: &[&Var]) -> Result<Values> {
+/// Sets `vars` to the average of `before` and what they are, `part` of the way from the first to
+/// the second. Averages of weights that training moved a little are often better than both ends
+/// (Wortsman et al. 2022).
+///
+/// # Errors
+/// When the arithmetic fails.
+pub(super) fn blend(vars: &[&Var], before: &Values, part: f64) -> Result<()> {
+    let mut values = get(vars)?;
+    let part = part as f32;
+    for (value, before) in values.iter_mut().flatten().zip(before.iter().flatten()) {
+        *value = before + part * (*value - before);
+    }
+    set(vars, &values)
+}
+
+pub(super) fn get(vars: &[&Var]) -> Result<Values> {
     Ok(vars.iter().map(|v| v.flatten_all()?.to_vec1()).collect::<candle_core::Result<_>>()?)
 }
 

@@ -10,9 +10,9 @@ use super::groups::Sizes;
 use super::levels::{self, Ladder, Source, group_count};
 use super::matrix::Level;
 use super::options::{dense_cost, shape};
-use super::score::{Judge, Score};
-use super::search::{Breadth, Candidate, Origin, search};
+use super::search::{self, Breadth, Candidate, Origin, search};
 use super::{Options, places, stacked_mut};
+use crate::agreement::{Judge, Score};
 use crate::calibrate;
 use crate::model::DenseModel;
 use crate::progress::Progress;
@@ -20,8 +20,12 @@ use crate::{Error, Result};
 
 /// Every so many distinct sentences one is held out to judge candidates on.
 const HOLD_OUT: usize = 4;
-/// The part of the held-out sentences that every candidate is judged on.
-const PART: usize = 4;
+/// Sentences that matrices are weighed on, and that every candidate is judged on first.
+const WEIGHED: usize = 40;
+/// Densities that are tried to see what a matrix loses, relative to the one asked for.
+const SKETCHED: [f64; 3] = [0.4, 1.0, 1.8];
+/// Densities of a candidate's matrices, relative to the knapsack's.
+const AROUND: [f64; 9] = [0.3, 0.5, 0.7, 0.85, 1.0, 1.15, 1.4, 1.8, 2.5];
 /// Sentences held out at most.
 const MOST_HELD_OUT: usize = 160;
 /// Densities between which the allocation without a search chooses.
@@ -69,37 +73,47 @@ pub fn choose(
     sentences: &[Vec<u32>],
     options: &Options,
 ) -> Result<(Vec<Option<Level>>, Option<SearchReport>)> {
+    let (fit, held_out) = match options.search {
+        0 => (None, spread(sentences, WEIGHED)),
+        _ => {
+            let (fit, held_out) = split(sentences);
+            (Some(calibrate::collect(source.model, &fit)?), held_out)
+        }
+    };
+    let source = Source { stats: fit.as_deref().unwrap_or(source.stats), ..*source };
+    let sketched = |_, _| SKETCHED.iter().map(|s| s * options.density).collect();
+    let mut ladders = levels::build(&source, options, levels::SKETCH, sketched)?;
+    let quick = Judge::new(source.model, &spread(&held_out, WEIGHED), options.seed)?;
+    let worths = levels::weigh(&ladders, source.model, &quick, options.density)?;
+    levels::apply(&worths, &mut ladders);
+    let shared_out = fitted(&source, &shared_out(&source, &ladders, options)?, options);
     if options.search == 0 {
-        let mut ladders = levels::build(source, options, false)?;
-        let some = spread(sentences, MOST_HELD_OUT / PART);
-        let judge = Judge::new(source.model, &some, options.seed)?;
-        levels::weigh(&mut ladders, source.model, &judge, options.density)?;
-        let densities = shared_out(source, &ladders, options)?;
-        return Ok((fitted(source, &densities, options), None));
+        return Ok((shared_out, None));
     }
-    let (fit, held_out) = split(sentences);
-    let stats = calibrate::collect(source.model, &fit)?;
-    let source = Source { stats: &stats, ..*source };
-    let mut ladders = levels::build(&source, options, true)?;
-    let part = spread(&held_out, held_out.len().div_ceil(PART));
-    let quick = Judge::new(source.model, &part, options.seed)?;
-    levels::weigh(&mut ladders, source.model, &quick, options.density)?;
+    let density = |at: usize| shared_out[at].map_or(1.0, |level| level.density);
+    let around = |layer: usize, kind| around(density(4 * layer + kind as usize), options.density);
+    let mut ladders = levels::build(&source, options, levels::CANDIDATE, around)?;
+    levels::apply(&worths, &mut ladders);
     let whole = Judge::new(source.model, &held_out, options.seed)?;
     let offers: Vec<Vec<Offer>> =
         ladders.iter().map(|l| l.steps.iter().map(|s| s.offer).collect()).collect();
     let budget = options.budget(source.model);
-    let uniform = ladders
-        .iter()
-        .map(|l| l.steps.iter().position(|s| s.level.density == options.density))
-        .collect::<Option<Vec<usize>>>();
+    let at = |densities: &dyn Fn(usize) -> f64| -> Option<Vec<usize>> {
+        let step = |(m, ladder): (usize, &Ladder)| {
+            ladder.steps.iter().position(|step| step.level.density == densities(m))
+        };
+        ladders.iter().enumerate().map(step).collect()
+    };
+    let known = [(Origin::Seed, at(&density)), (Origin::Uniform, at(&|_| options.density))];
+    let known = known.into_iter().filter_map(|(origin, profile)| Some((origin, profile?)));
     let progress = Progress::start("search", judgements(options.search), "candidates");
     let mut model = source.model.clone();
     let candidates =
-        search(&offers, budget, (options.search, options.seed), uniform, |profile, breadth| {
+        search(&offers, budget, (options.search, options.seed), known, |profile, breadth| {
             assemble(&ladders, profile, source.model, &mut model);
             progress.advance(1);
             let judge = if breadth == Breadth::Part { &quick } else { &whole };
-            Ok(judge.score(&model)?.agreement())
+            Ok(judge.score(&model)?.cosine)
         })?;
     progress.finish();
     let Some(best) = candidates.first() else { return Err(too_small(options)) };
@@ -113,7 +127,7 @@ pub fn choose(
         frontier.push(Point {
             density: cost as f64 / dense_cost(source.model, options.measure) as f64,
             loss: picked().map(|o| o.loss).sum(),
-            score: whole.score(&model)?.agreement(),
+            score: whole.score(&model)?.cosine,
         });
     }
     assemble(&ladders, &best.profile, source.model, &mut model);
@@ -133,7 +147,8 @@ pub fn choose(
 
 /// Judgements that a search of `count` candidates makes at most.
 fn judgements(count: usize) -> u64 {
-    (2 + count + count.div_ceil(4) + count / 2) as u64
+    (2 + count + count.div_ceil(search::HALVING) + search::generations(count) * search::OFFSPRING)
+        as u64
 }
 
 fn too_small(options: &Options) -> Error {
@@ -157,6 +172,21 @@ fn split(sentences: &[Vec<u32>]) -> (Vec<Vec<u32>>, Vec<Vec<u32>>) {
     let held: BTreeSet<&Vec<u32>> = distinct.into_iter().step_by(step).collect();
     let fit = sentences.iter().filter(|s| !held.contains(*s)).cloned().collect();
     (fit, held.into_iter().cloned().collect())
+}
+
+/// Levels to choose from for a matrix to which the knapsack gave `density`, ascending; `uniform`
+/// is among them, to compare with.
+fn around(density: f64, uniform: f64) -> Vec<f64> {
+    // Of a matrix that it dropped or left dense, those around the density asked for.
+    let middle = if density > 0.0 && density < levels::DENSE { density } else { uniform };
+    let mut all: Vec<f64> = AROUND.iter().map(|factor| factor * middle).collect();
+    let apart = |d: &f64| *d == middle || (d / uniform).ln().abs() > 0.05;
+    all.retain(apart);
+    if middle != uniform {
+        all.push(uniform);
+    }
+    all.sort_by(f64::total_cmp);
+    all
 }
 
 /// Puts the versions of a profile into `model`.
@@ -214,7 +244,7 @@ fn cost(source: &Source<'_>, at: (usize, MatrixKind), density: f64, options: &Op
 /// The level of a density; `None` where keeping everything is as good.
 fn level(rows: usize, density: f64, options: &Options) -> Option<Level> {
     let groups = if density > 0.0 { group_count(options, rows, density) } else { 1 };
-    (density < 0.95).then_some(Level { density, groups, shared: options.shared })
+    (density < levels::DENSE).then_some(Level { density, groups, shared: options.shared })
 }
 
 /// The densities, all but dropped and dense ones moved by one factor so that the budget is spent.
@@ -222,7 +252,7 @@ fn fitted(source: &Source<'_>, densities: &[f64], options: &Options) -> Vec<Opti
     let places: Vec<(usize, MatrixKind)> = places(source.model).collect();
     let densities = coupled(densities);
     let scaled = |factor: f64| -> Vec<f64> {
-        let one = |d: &f64| if *d < 0.95 { (d * factor).min(0.94) } else { 1.0 };
+        let one = |d: &f64| if *d < levels::DENSE { (d * factor).min(0.94) } else { 1.0 };
         densities.iter().map(one).collect()
     };
     let total = |densities: &[f64]| -> u64 {
@@ -239,7 +269,7 @@ fn fitted(source: &Source<'_>, densities: &[f64], options: &Options) -> Vec<Opti
     for i in 0..densities.len() {
         for step in [0.1, 0.03, 0.01] {
             let before = densities[i];
-            if before > 0.0 && before < 0.95 {
+            if before > 0.0 && before < levels::DENSE {
                 densities[i] = (before * (1.0 + step)).min(0.94);
                 if total(&densities) > budget {
                     densities[i] = before;

@@ -6,21 +6,19 @@ use rayon::prelude::*;
 use super::allocate::Offer;
 use super::groups::{ROW_UNIT, Sizes};
 use super::matrix::{Effort, Level, Target};
-use super::score::Judge;
+use super::options::Steps;
 use super::version::Version;
 use super::{Options, places, stacked, stacked_mut};
 use crate::Result;
+use crate::agreement::Judge;
 use crate::calibrate::LayerStats;
 use crate::model::DenseModel;
 use crate::progress::Progress;
 
-/// Densities of the levels between dropped and dense, relative to the one asked for. The densest
-/// levels are rare in good networks at low density, so the steps widen.
-const STEPS: [f64; 8] = [0.25, 0.4, 0.6, 0.8, 1.0, 1.3, 1.8, 2.8];
-/// How long a level's pattern is looked for: the winner's patterns are sought again, in full.
-const EFFORT: Effort = Effort { starts: 1, rounds: 3 };
-/// The same where only the loss is wanted.
-const SKETCH: Effort = Effort { starts: 1, rounds: 1 };
+/// How long a level's pattern is looked for where only the loss is wanted.
+pub const SKETCH: Effort = Effort { starts: 1, rounds: 1 };
+/// The same for candidates of a search: the winner's patterns are sought again, in full.
+pub const CANDIDATE: Effort = Effort { starts: 1, rounds: 3 };
 
 /// The levels of one matrix, from dropped to dense.
 pub struct Ladder {
@@ -38,9 +36,15 @@ pub struct Step {
     pub level: Level,
     /// The pruned matrix; `None` for the dense one.
     pub version: Option<Version>,
-    /// What it costs and loses: the matrix's own error, until [`weigh`] makes it the model's.
+    /// What it costs and loses: the matrix's own error, until [`apply`] makes it the model's.
     pub offer: Offer,
 }
+
+/// From this density on a matrix is kept as it is: groups would save nothing.
+pub const DENSE: f64 = 0.95;
+
+/// The least loss that pruning a matrix is taken to bring.
+const LEAST_LOSS: f64 = 1e-6;
 
 /// Everything that levels are made of.
 pub struct Source<'a> {
@@ -48,6 +52,8 @@ pub struct Source<'a> {
     pub model: &'a DenseModel,
     /// What its matrices see.
     pub stats: &'a [LayerStats],
+    /// What is done after grouping.
+    pub steps: Steps,
 }
 
 impl Source<'_> {
@@ -57,7 +63,7 @@ impl Source<'_> {
     /// As [`Target::new`].
     pub fn target(&self, layer: usize, kind: MatrixKind) -> Result<Target> {
         let linears = stacked(&self.model.layers[layer], kind);
-        Target::new(layer, kind, &linears, &self.stats[layer].inputs[kind as usize])
+        Target::new(layer, kind, &linears, &self.stats[layer].inputs[kind as usize], self.steps)
     }
 
     /// All matrices, the ones that take longest first, so that no thread is left with one.
@@ -83,23 +89,26 @@ pub fn group_count(options: &Options, rows: usize, density: f64) -> usize {
     options.groups.unwrap_or(wished.min(rows / ROW_UNIT).max(1)).min(rows.max(1))
 }
 
-/// The levels of all matrices, in the order layer, matrix. Unless they are `many`, a few are made
-/// in haste, to tell costs and losses from.
+/// The levels of all matrices, in the order layer, matrix: dropped, dense, and the densities that
+/// `between` names for a layer's matrix, ascending.
 ///
 /// # Errors
 /// As [`Target::version`].
-pub fn build(source: &Source<'_>, options: &Options, many: bool) -> Result<Vec<Ladder>> {
+pub fn build(
+    source: &Source<'_>,
+    options: &Options,
+    effort: Effort,
+    between: impl Fn(usize, MatrixKind) -> Vec<f64> + Sync,
+) -> Result<Vec<Ladder>> {
     let matrices = source.matrices();
     let progress = Progress::start("levels", matrices.len() as u64, "matrices");
-    let steps: &[f64] = if many { &STEPS } else { &[0.4, 1.0, 1.8] };
-    let effort = if many { EFFORT } else { SKETCH };
     let mut ladders = matrices
         .into_par_iter()
         .map(|(layer, kind)| {
             let target = source.target(layer, kind)?;
             let (rows, cols) = target.shape();
             let mut densities = vec![0.0];
-            densities.extend(steps.iter().map(|s| s * options.density).filter(|d| *d < 0.95));
+            densities.extend(between(layer, kind).into_iter().filter(|d| *d < DENSE));
             let mut ladder = Ladder { layer, kind, steps: Vec::new() };
             for density in densities {
                 let groups = if density > 0.0 { group_count(options, rows, density) } else { 1 };
@@ -122,35 +131,43 @@ pub fn build(source: &Source<'_>, options: &Options, many: bool) -> Result<Vec<L
     Ok(ladders)
 }
 
-/// Makes losses comparable: each matrix is pruned alone, to the level at `density`, and how far
-/// the model then is from the dense one says what the matrix's errors are worth. Errors of a matrix
-/// that later layers forgive, or that sum up over a sentence, show in nothing less.
+/// What an error of each matrix is worth, in the order of `ladders`: each is pruned alone, to the
+/// level at `density`, and it is seen how far the model then is from the dense one. Errors of a
+/// matrix that later layers forgive, or that sum up over a sentence, show in nothing less.
 ///
 /// # Errors
 /// As [`Judge::score`].
 pub fn weigh(
-    ladders: &mut [Ladder],
+    ladders: &[Ladder],
     dense: &DenseModel,
     judge: &Judge,
     density: f64,
-) -> Result<()> {
+) -> Result<Vec<f64>> {
     let progress = Progress::start("weigh", ladders.len() as u64, "matrices");
     let mut model = dense.clone();
-    for ladder in ladders {
+    let mut worths = vec![1.0; ladders.len()];
+    for (ladder, worth) in ladders.iter().zip(&mut worths) {
         let (layer, kind) = (ladder.layer, ladder.kind);
-        let base = ladder.steps.iter().filter(|s| s.level.density > 0.0);
+        let base = ladder.steps.iter().filter(|s| s.level.density > 0.0 && s.version.is_some());
         let off = |s: &&Step| (s.level.density - density).abs();
         let Some(step) = base.min_by(|a, b| off(a).total_cmp(&off(b))) else { continue };
         let Some(version) = &step.version else { continue };
         version.write(&mut stacked_mut(&mut model.layers[layer], kind));
-        let lost = 1.0 - judge.score(&model)?.agreement();
+        let lost = 1.0 - judge.score(&model)?.cosine;
         model.layers[layer] = dense.layers[layer].clone();
-        let worth = lost.max(0.0) / version.error.max(f64::MIN_POSITIVE);
-        ladder.steps.iter_mut().for_each(|step| step.offer.loss *= worth);
+        // No matrix is worth nothing: where the judge sees no loss, it sees too little.
+        *worth = lost.max(LEAST_LOSS) / version.error.max(f64::MIN_POSITIVE);
         progress.advance(1);
     }
     progress.finish();
-    Ok(())
+    Ok(worths)
+}
+
+/// Makes the losses of all matrices comparable by what [`weigh`] found.
+pub fn apply(worths: &[f64], ladders: &mut [Ladder]) {
+    for (ladder, worth) in ladders.iter_mut().zip(worths) {
+        ladder.steps.iter_mut().for_each(|step| step.offer.loss *= worth);
+    }
 }
 
 impl Ladder {

@@ -6,6 +6,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::groups::{self, Groups, Sizes};
+use super::options::Steps;
 use super::polish::{Problem, polish};
 use super::refit;
 use super::solve::product;
@@ -56,10 +57,12 @@ pub struct Target {
     target: Mat<f64>,
     /// Output energy.
     energy: f64,
+    steps: Steps,
 }
 
 impl Target {
-    /// The stacked `linears` of one matrix and the statistics of their input.
+    /// The stacked `linears` of one matrix and the statistics of their input; `steps` are done
+    /// with its versions.
     ///
     /// # Errors
     /// [`Error::Input`] for statistics that are of another shape or not finite.
@@ -68,6 +71,7 @@ impl Target {
         kind: MatrixKind,
         linears: &[&Linear],
         input: &InputStats,
+        steps: Steps,
     ) -> Result<Self> {
         check(layer, kind, linears, input)?;
         let cols = input.mean.len();
@@ -91,6 +95,7 @@ impl Target {
             // An input that never moves leaves a diagonal of 0; the factorization needs more.
             lambda: (RIDGE * diagonal).max(1e-12),
             target,
+            steps,
         })
     }
 
@@ -107,7 +112,9 @@ impl Target {
         let mut random = StdRng::seed_from_u64(seed);
         let (mut groups, _) =
             groups::search(importance.as_ref(), &sizes, effort.starts, &mut random);
-        polish(&self.problem(), &sizes, &mut groups, effort.rounds)?;
+        if self.steps.polish {
+            polish(&self.problem(), &sizes, &mut groups, effort.rounds)?;
+        }
         self.fit(groups)
     }
 
@@ -116,7 +123,15 @@ impl Target {
     /// # Errors
     /// [`Error::Input`] when the statistics cannot be solved.
     pub fn fit(&self, groups: Groups) -> Result<Version> {
-        let new = refit::refit(&self.problem(), &self.weights, &groups)?;
+        let new = if self.steps.refit {
+            refit::refit(&self.problem(), &self.weights, &groups)?
+        } else {
+            let kept = |i: usize, j: usize| {
+                groups.cols[j] == groups.rows[i] || groups.cols[j] == groups.shared()
+            };
+            let (rows, cols) = self.shape();
+            Mat::from_fn(rows, cols, |i, j| if kept(i, j) { self.weights[(i, j)] } else { 0.0 })
+        };
         let lost = energy(&(&new - &self.weights), self.moment.as_ref());
         let error = if self.energy > 0.0 { lost / self.energy } else { 0.0 };
         let dense = Dense { weights: &self.weights, bias: &self.bias, mean: &self.mean };

@@ -19,9 +19,8 @@ pub mod options;
 mod polish;
 mod refit;
 mod report;
-pub mod score;
 pub mod search;
-mod solve;
+pub mod solve;
 pub mod version;
 
 use grouse_runtime::format::MatrixKind;
@@ -34,7 +33,7 @@ use crate::progress::Progress;
 
 use levels::{Source, group_count, seed_of};
 use matrix::{Level, WHOLE};
-pub use options::{Method, Options};
+pub use options::{Method, Options, Steps};
 pub use report::{MatrixReport, Report};
 use version::Version;
 
@@ -53,17 +52,18 @@ pub fn prune(model: &mut DenseModel, sentences: &[Vec<u32>], options: &Options) 
     let (nonzero, all) = model.encoder_weights();
     let stats = calibrate::collect(model, sentences)?;
     let mut search = None;
+    let steps = options.steps;
     let versions = match options.method {
         Method::Magnitude | Method::Wanda => {
             baselines::unstructured(model, &stats, options);
             Vec::new()
         }
-        Method::Rows => baselines::rows(&Source { model, stats: &stats }, options)?,
+        Method::Rows => baselines::rows(&Source { model, stats: &stats, steps }, options)?,
         Method::Groups => {
-            whole(&Source { model, stats: &stats }, &uniform(model, options), options)?
+            whole(&Source { model, stats: &stats, steps }, &uniform(model, options), options)?
         }
         Method::Auto => {
-            let source = Source { model, stats: &stats };
+            let source = Source { model, stats: &stats, steps };
             let (levels, found) = auto::choose(&source, sentences, options)?;
             search = found;
             whole(&source, &levels, options)?

@@ -9,7 +9,7 @@ use crate::model::DenseModel;
 use crate::{Error, Result};
 
 /// How weights are chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Method {
     /// Groups, the density of every matrix chosen by what its outputs are worth.
@@ -23,6 +23,21 @@ pub enum Method {
     Magnitude,
     /// Single weights removed by magnitude times input norm (Sun et al. 2023), as above.
     Wanda,
+}
+
+/// The steps after grouping by importance, to leave out when their worth is to be seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Steps {
+    /// Improve the groups on the true error.
+    pub polish: bool,
+    /// Refit the kept weights by least squares; a bias takes over the mean of what is lost anyway.
+    pub refit: bool,
+}
+
+impl Default for Steps {
+    fn default() -> Self {
+        Self { polish: true, refit: true }
+    }
 }
 
 /// What to prune to.
@@ -40,6 +55,8 @@ pub struct Options {
     /// Fraction of the inputs that all outputs of a matrix keep; when `None`, as many as the
     /// density allows when every input is used.
     pub shared: Option<f64>,
+    /// What is done after grouping.
+    pub steps: Steps,
     /// Random candidates of the search; none leaves the allocation by losses.
     pub search: usize,
     /// Seed of everything random.
@@ -54,6 +71,7 @@ impl Default for Options {
             measure: Measure::Weights,
             groups: None,
             shared: None,
+            steps: Steps::default(),
             search: 0,
             seed: 0,
         }

@@ -54,16 +54,21 @@ pub struct Candidate {
 }
 
 /// Candidates drawn for each one that is judged on everything.
-const HALVING: usize = 4;
+pub const HALVING: usize = 4;
 /// Copies of the best that are tried in a generation.
-const OFFSPRING: usize = 4;
+pub const OFFSPRING: usize = 4;
 /// Draws that may miss the budget before a random candidate is given up.
 const DRAWS: usize = 50;
 /// How far below the budget a random candidate may stay.
 const SLACK: f64 = 0.03;
 
-/// Judges the seed and `count` candidates, improves the best, and returns all, the best first.
-/// `uniform` is a profile to compare with. The answer depends on `seed` alone.
+/// Generations after `count` random candidates.
+pub fn generations(count: usize) -> usize {
+    count / 2
+}
+
+/// Judges the `known` profiles and `count` candidates, improves the best, and returns all, the
+/// best first. The answer depends on `seed` alone.
 ///
 /// # Errors
 /// Those of `judge`.
@@ -71,15 +76,13 @@ pub fn search(
     offers: &[Vec<Offer>],
     budget: u64,
     (count, seed): (usize, u64),
-    uniform: Option<Vec<usize>>,
+    known: impl IntoIterator<Item = (Origin, Vec<usize>)>,
     mut judge: impl FnMut(&[usize], Breadth) -> Result<f64>,
 ) -> Result<Vec<Candidate>> {
     let mut space = Space { offers, budget, random: StdRng::seed_from_u64(seed) };
     let mut judged: Vec<Candidate> = Vec::new();
     let mut whole: Vec<Candidate> = Vec::new();
-    let known = [(Origin::Seed, allocate(offers, budget)), (Origin::Uniform, uniform)];
     for (origin, profile) in known {
-        let Some(profile) = profile else { continue };
         let score = judge(&profile, Breadth::Whole)?;
         whole.push(space.candidate(origin, profile, score, true));
     }
@@ -101,7 +104,7 @@ pub fn search(
         whole.push(candidate);
     }
     sort(&mut whole);
-    for _ in 0..count / (2 * OFFSPRING) {
+    for _ in 0..generations(count) {
         let Some(best) = whole.first().map(|c| c.profile.clone()) else { break };
         for _ in 0..OFFSPRING {
             let Some(profile) = space.changed(&best) else { continue };
@@ -238,17 +241,19 @@ mod tests {
     fn the_best_is_no_worse_than_the_seed_and_within_the_budget() {
         let offers = offers();
         for seed in 0..5 {
-            let found = search(&offers, 300, (64, seed), None, judge).unwrap();
+            let known = || allocate(&offers, 300).map(|profile| (Origin::Seed, profile));
+            let found = search(&offers, 300, (64, seed), known(), judge).unwrap();
             let start = found.iter().find(|c| c.origin == Origin::Seed).unwrap();
             assert!(found[0].score > start.score);
             assert!(found.iter().all(|c| c.cost <= 300));
-            assert_eq!(found, search(&offers, 300, (64, seed), None, judge).unwrap());
+            assert_eq!(found, search(&offers, 300, (64, seed), known(), judge).unwrap());
         }
     }
 
     #[test]
     fn no_candidates_leave_the_seed() {
-        let found = search(&offers(), 300, (0, 0), None, judge).unwrap();
+        let known = allocate(&offers(), 300).map(|profile| (Origin::Seed, profile));
+        let found = search(&offers(), 300, (0, 0), known, judge).unwrap();
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].origin, Origin::Seed);
     }
@@ -256,6 +261,6 @@ mod tests {
     #[test]
     fn a_failing_judge_stops_the_search() {
         let refuse = |_: &[usize], _| Err(crate::Error::input("no", "none"));
-        assert!(search(&offers(), 300, (4, 0), None, refuse).is_err());
+        assert!(search(&offers(), 300, (4, 0), [], refuse).is_err());
     }
 }

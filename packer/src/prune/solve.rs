@@ -4,7 +4,9 @@ use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::cholesky::llt::factor::{
     LltParams, cholesky_in_place, cholesky_in_place_scratch,
 };
+use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::linalg::matmul::matmul;
+use faer::linalg::triangular_inverse::invert_lower_triangular;
 use faer::linalg::triangular_solve::{
     solve_lower_triangular_in_place, solve_upper_triangular_in_place,
 };
@@ -50,14 +52,7 @@ impl Factor {
 
     /// `X` with `X (C[K,K] + λI) = rhs`, rows on their own: `[rows][kept]`.
     pub fn solve_rows(&self, rhs: Mat<f64>) -> Mat<f64> {
-        let mut columns = rhs.transpose().to_owned();
-        solve_lower_triangular_in_place(self.lower.as_ref(), columns.as_mut(), Par::Seq);
-        solve_upper_triangular_in_place(
-            self.lower.as_ref().transpose(),
-            columns.as_mut(),
-            Par::Seq,
-        );
-        columns.transpose().to_owned()
+        self.unwhiten(self.whiten(rhs.transpose().to_owned())).transpose().to_owned()
     }
 
     /// `L⁻¹ rhs`, `[kept][columns]`: the squared length of a column is what the kept inputs
@@ -67,11 +62,24 @@ impl Factor {
         rhs
     }
 
+    /// `L⁻ᵀ rhs`, `[kept][columns]`: of what [`Factor::whiten`] gave, `(C[K,K] + λI)⁻¹` times it.
+    pub fn unwhiten(&self, mut rhs: Mat<f64>) -> Mat<f64> {
+        solve_upper_triangular_in_place(self.lower.as_ref().transpose(), rhs.as_mut(), Par::Seq);
+        rhs
+    }
+
+    /// `L⁻¹`.
+    pub fn inverse(&self) -> Mat<f64> {
+        let n = self.lower.nrows();
+        let mut inverse = Mat::zeros(n, n);
+        invert_lower_triangular(inverse.as_mut(), self.lower.as_ref(), Par::Seq);
+        inverse
+    }
+
     /// Diagonal of `(C[K,K] + λI)⁻¹`.
     pub fn inverse_diagonal(&self) -> Vec<f64> {
-        let n = self.lower.nrows();
-        let inverse = self.whiten(Mat::identity(n, n));
-        (0..n).map(|j| column_energy(&inverse, j)).collect()
+        let inverse = self.inverse();
+        (0..inverse.ncols()).map(|j| column_energy(&inverse, j)).collect()
     }
 }
 
@@ -84,6 +92,29 @@ pub fn column_energy(matrix: &Mat<f64>, j: usize) -> f64 {
 pub fn product(a: MatRef<'_, f64>, b: MatRef<'_, f64>) -> Mat<f64> {
     let mut out = Mat::zeros(a.nrows(), b.ncols());
     matmul(out.as_mut(), Accum::Replace, a, b, 1.0, Par::Seq);
+    out
+}
+
+/// `aᵀ a` on this thread: one half is worked out, the other is its mirror image.
+pub fn gram(a: MatRef<'_, f64>) -> Mat<f64> {
+    let n = a.ncols();
+    let mut out = Mat::zeros(n, n);
+    triangular::matmul(
+        out.as_mut(),
+        BlockStructure::TriangularLower,
+        Accum::Replace,
+        a.transpose(),
+        BlockStructure::Rectangular,
+        a,
+        BlockStructure::Rectangular,
+        1.0,
+        Par::Seq,
+    );
+    for j in 0..n {
+        for i in 0..j {
+            out[(i, j)] = out[(j, i)];
+        }
+    }
     out
 }
 

@@ -78,8 +78,8 @@ pub fn html(page: &Page<'_>) -> String {
                     h2 { "What was tried" }
                     p {
                         "Every dot is a sub-network within the budget, judged by its agreement with \
-                         the dense model on " (search.held_out) " held-out sentences and their \
-                         relatives. The seed, where the losses alone point, has "
+                         the dense model: the mean cosine of embeddings, on " (search.held_out) " \
+                         held-out sentences and variants of them. The seed, where the losses alone point, has "
                         (format!("{:.4}", search.seed_score)) "; the best of "
                         (search.candidates.len()) " has " (format!("{:.4}", search.best_score)) "."
                     }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor};
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatRef, Par};
-use grouse_runtime::math;
 use rayon::prelude::*;
 
 use super::{Floats, slice, view, view_mut};
+use crate::forward::attention_weights;
+use crate::lanes;
 
 /// The operation; its argument is query, key and value side by side, `[tokens][3 · hidden]`.
 pub struct Attention {
@@ -59,8 +60,8 @@ impl Attention {
             let mut weights = vec![0.0; tokens * tokens];
             for head in 0..self.heads {
                 let head_columns = self.head(head, hidden);
-                head_columns.weights(qkv, &mut weights);
-                let [_, _, v] = head_columns.split(qkv);
+                let [q, k, v] = head_columns.split(qkv);
+                attention_weights(q, k, &mut weights);
                 let into = out.as_mut().subcols_mut(head * head_columns.size, head_columns.size);
                 matmul(into, Accum::Replace, view(&weights, tokens, tokens), v, 1.0, Par::Seq);
             }
@@ -81,8 +82,8 @@ impl Attention {
             let mut back = vec![0.0; tokens * tokens];
             for head in 0..self.heads {
                 let columns = self.head(head, hidden);
-                columns.weights(qkv, &mut weights);
                 let [q, k, v] = columns.split(qkv);
+                attention_weights(q, k, &mut weights);
                 let grad = grad.subcols(head * columns.size, columns.size);
                 let p = view(&weights, tokens, tokens);
                 let into = out.as_mut().subcols_mut(columns.columns[2], columns.size);
@@ -91,7 +92,7 @@ impl Attention {
                 matmul(into, Accum::Replace, grad, v.transpose(), 1.0, Par::Seq);
                 // Through the softmax: dS = P ∘ (dP − row sums of P ∘ dP).
                 for (p, d) in weights.chunks_exact(tokens).zip(back.chunks_exact_mut(tokens)) {
-                    let mean: f32 = p.iter().zip(d.iter()).map(|(p, d)| p * d).sum();
+                    let mean = lanes::sum_pairs(p, d, |p, d| p * d);
                     p.iter().zip(d).for_each(|(p, d)| *d = p * (*d - mean));
                 }
                 let d = view(&back, tokens, tokens);
@@ -108,21 +109,6 @@ impl Attention {
 impl Head {
     fn split<'d>(&self, qkv: MatRef<'d, f32>) -> [MatRef<'d, f32>; 3] {
         self.columns.map(|first| qkv.subcols(first, self.size))
-    }
-
-    /// `softmax(q kᵀ / √size)`, `[tokens][tokens]`.
-    fn weights(&self, qkv: MatRef<'_, f32>, out: &mut [f32]) {
-        let tokens = qkv.nrows();
-        let [q, k, _] = self.split(qkv);
-        let into = view_mut(out, tokens, tokens);
-        matmul(into, Accum::Replace, q, k.transpose(), self.scale, Par::Seq);
-        for row in out.chunks_exact_mut(tokens) {
-            let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            // The runtime's exponential can be vectorised, the system's is a call for each.
-            row.iter_mut().for_each(|value| *value = math::exp(*value - most));
-            let sum: f32 = row.iter().sum();
-            row.iter_mut().for_each(|value| *value /= sum);
-        }
     }
 }
 

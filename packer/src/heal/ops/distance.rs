@@ -4,6 +4,7 @@ use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::{Floats, slice};
+use crate::lanes;
 
 /// Numbers per piece of parallel work.
 const PIECE: usize = 1 << 13;
@@ -31,7 +32,7 @@ impl CustomOp1 for Distance {
         let pieces = x.par_chunks(PIECE).zip(wanted.get()?.par_chunks(PIECE));
         // Pieces are summed in order, whoever worked them out.
         let sums: Vec<f64> = pieces
-            .map(|(x, w)| f64::from(x.iter().zip(w).map(|(x, w)| (x - w) * (x - w)).sum::<f32>()))
+            .map(|(x, w)| f64::from(lanes::sum_pairs(x, w, |x, w| (x - w) * (x - w))))
             .collect();
         Ok((CpuStorage::F32(vec![sums.iter().sum::<f64>() as f32]), ().into()))
     }

@@ -99,8 +99,8 @@ impl GroupLinear {
                 matmul(into, Accum::Add, read, own.transpose(), 1.0, Par::Seq);
             }
             for (out, sums) in out.chunks_exact_mut(rows).zip(sums.chunks_exact(rows)) {
-                for (output, sum) in blocks.order.iter().zip(sums) {
-                    out[*output] = sum + bias[*output];
+                for (out, (row, bias)) in out.iter_mut().zip(blocks.row_of.iter().zip(bias)) {
+                    *out = sums[*row] + bias;
                 }
             }
         });
@@ -139,8 +139,11 @@ impl GroupLinear {
                 for (out, sums) in
                     x_grad.chunks_exact_mut(cols).zip(sums.chunks_exact(width.max(1)))
                 {
-                    for (input, sum) in blocks.gathered.iter().zip(sums) {
-                        out[*input] += sum;
+                    for (out, at) in out.iter_mut().zip(&blocks.first_of) {
+                        *out = sums.get(*at).copied().unwrap_or(0.0);
+                    }
+                    for (input, at) in &blocks.again {
+                        out[*input] += sums[*at];
                     }
                 }
             });

@@ -4,6 +4,7 @@ use candle_core::{CpuStorage, CustomOp3, Device, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::{CHUNK, Floats, add_rows, slice};
+use crate::lanes;
 
 /// The operation; its arguments are x `[rows][width]`, gamma and beta `[width]`.
 pub struct Norm {
@@ -19,8 +20,8 @@ impl Norm {
     /// Mean of a row and 1 / its deviation.
     fn moments(&self, row: &[f32]) -> (f32, f32) {
         let count = row.len() as f32;
-        let mean = row.iter().sum::<f32>() / count;
-        let variance = row.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / count;
+        let mean = lanes::sum(row, |x| x) / count;
+        let variance = lanes::sum(row, |x| (x - mean) * (x - mean)) / count;
         (mean, 1.0 / (variance + self.eps).sqrt())
     }
 
@@ -39,15 +40,11 @@ impl Norm {
                 for (out, (x, grad)) in out.chunks_exact_mut(width).zip(rows) {
                     let (mean, scale) = self.moments(x);
                     unit.iter_mut().zip(x).for_each(|(unit, x)| *unit = (x - mean) * scale);
-                    let (mut sum, mut product) = (0.0f32, 0.0f32);
-                    for (out, (unit, (grad, gamma))) in
-                        out.iter_mut().zip(unit.iter().zip(grad.iter().zip(gamma)))
-                    {
+                    for (out, (grad, gamma)) in out.iter_mut().zip(grad.iter().zip(gamma)) {
                         *out = grad * gamma;
-                        sum += *out;
-                        product += *out * unit;
                     }
-                    let (sum, product) = (sum / width as f32, product / width as f32);
+                    let sum = lanes::sum(out, |x| x) / width as f32;
+                    let product = lanes::sum_pairs(out, &unit, |a, b| a * b) / width as f32;
                     for (out, unit) in out.iter_mut().zip(&unit) {
                         *out = scale * (*out - sum - unit * product);
                     }
