@@ -10,6 +10,8 @@ mod boards;
 mod demo;
 mod embed;
 mod eval;
+mod fit;
+mod flash;
 mod heal;
 mod inspect;
 mod output;
@@ -40,6 +42,8 @@ enum Command {
     Eval(eval::Args),
     Bench(bench::Args),
     Boards(boards::Args),
+    Fit(fit::Args),
+    Flash(flash::Args),
     Run(run::Args),
     Demo(demo::Args),
 }
@@ -58,6 +62,8 @@ pub fn main() -> ExitCode {
         Command::Eval(args) => eval::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Boards(args) => boards::run(args),
+        Command::Fit(args) => fit::run(args),
+        Command::Flash(args) => flash::run(args),
         Command::Run(args) => run::run(args),
         Command::Demo(args) => demo::run(args),
     };
