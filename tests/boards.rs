@@ -258,3 +258,28 @@ fn wrong_firmware_is_named() {
     let error = Session::boot(&other, firmware, &path, &Options::default(), &quiet).err().unwrap();
     assert!(error.to_string().contains(&board.id) && error.remedy().contains(&board.id), "{error}");
 }
+
+/// The catalogue's figures are of MiniLM; another encoder of that width must come near them.
+#[test]
+fn estimates_are_near_the_counts() {
+    let shape = Shape { hidden: 384, heads: 12, layers: 1, intermediate: 1536, ..Shape::default() };
+    for weights in [DataType::I8, DataType::I4] {
+        let packed = Packed::new(weights, &shape);
+        let path = packed.model();
+        let aligned = Aligned::new(&packed.bytes);
+        let model = Model::open(aligned.bytes()).unwrap();
+        for (board, firmware) in others() {
+            let fit = Fit::new(&board, firmware, &model, 32).unwrap();
+            let Some(estimate) = fit.estimate else {
+                assert_eq!(board.cost.element, 0.0, "{}", board.id);
+                continue;
+            };
+            let answer = boot(&board, firmware, &path).embed(&vec!["dog"; 30].join(" ")).unwrap();
+            assert_eq!(answer.ids.len(), 32);
+            let counted = answer.work - answer.tokenize_work;
+            let error = estimate.instructions as f64 / counted as f64 - 1.0;
+            println!("{} {weights:?}: {counted} counted, {:+.1} %", board.id, 100.0 * error);
+            assert!(error.abs() < 0.15, "{} {weights:?}: {counted}, {estimate:?}", board.id);
+        }
+    }
+}
