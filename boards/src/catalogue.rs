@@ -4,11 +4,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// Ids and files of all boards.
-const FILES: &[(&str, &str)] = &[("mps3-an547", include_str!("../catalogue/mps3-an547.toml"))];
+/// Ids and files of all boards, made by `build.rs` from the folder `catalogue`.
+const FILES: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/catalogue.rs"));
+
+const NS_PER_SECOND: u128 = 1_000_000_000;
 
 /// A board: its core, its memory, its devices and how to start it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Board {
     /// Name on the command line.
@@ -21,20 +23,50 @@ pub struct Board {
     pub target: String,
     /// Flags for rustc beside the target.
     pub rustflags: Vec<String>,
+    /// Features of the firmware: the family of the chip.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub features: Vec<String>,
+    /// A linker that must be installed; without it, the compiler's own does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub linker: Option<Linker>,
     /// Clock of the core.
     pub clock_hz: u64,
+    /// Backend that the firmware takes when none is named.
+    pub backend: String,
+    /// Longest text in bytes.
+    pub text_bytes: u32,
     /// Bytes of RAM kept for the stack.
     pub stack_bytes: u64,
     /// Most bytes of it that a request takes, as a test measures.
     pub stack_bound: u64,
-    /// Memory.
-    pub regions: Regions,
+    /// Most bytes of arena, where the operating system gives it; elsewhere it is a region.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arena_bytes: Option<u32>,
+    /// Memory; a board with an operating system has none to itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub regions: Option<Regions>,
     /// Serial lines.
     pub uart: Uart,
     /// The free-running counter that measures work.
     pub counter: Counter,
-    /// The emulator.
-    pub qemu: Qemu,
+    /// The emulator, for a board that is emulated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub qemu: Option<Qemu>,
+    /// How the image gets onto a board that is real.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flash: Option<Flash>,
+    /// What estimates of time are made from.
+    pub cost: Cost,
+}
+
+/// A linker of the system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Linker {
+    /// The program, which `rustflags` names, too.
+    pub program: String,
+    /// The Debian packages that bring it.
+    pub packages: String,
 }
 
 /// Memory by its use.
@@ -68,19 +100,30 @@ pub struct Region {
     pub length: u32,
 }
 
+impl Region {
+    /// The address after the last.
+    pub fn end(self) -> u64 {
+        u64::from(self.origin) + u64::from(self.length)
+    }
+}
+
 /// Serial lines.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Uart {
-    /// Driver in the firmware.
+    /// Driver in the firmware: `cmsdk`, `pl011`, or `stdio` under an operating system.
     pub driver: String,
     /// Clock of the lines' baud rate generators.
+    #[serde(default)]
     pub clock_hz: u32,
     /// Address of the line that carries the protocol.
+    #[serde(default)]
     pub wire: u32,
     /// Interrupt of its receiver.
+    #[serde(default)]
     pub wire_interrupt: u16,
     /// Address of the line that carries the log.
+    #[serde(default)]
     pub log: u32,
 }
 
@@ -88,19 +131,47 @@ pub struct Uart {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Counter {
-    /// Driver in the firmware.
+    /// Driver in the firmware: `sse`, `cmsdk-dual`, `generic`, `rp235x`, or `clock` under an
+    /// operating system.
     pub driver: String,
+    /// What its ticks are made into.
+    pub unit: Unit,
     /// One line for people.
     pub description: String,
-    /// Address of the frame that starts it.
+    /// Address of the registers that start it.
+    #[serde(default)]
     pub control: u32,
-    /// Address of the frame that shows it.
+    /// Address of the registers that show it, when those are others.
+    #[serde(default)]
     pub status: u32,
     /// Ticks per second.
     pub hz: u64,
 }
 
-/// The emulator's machine.
+/// What a board's counter tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unit {
+    /// Instructions, exactly: emulated time that runs by them.
+    Instructions,
+    /// Cycles of the core: a counter of the core's own.
+    Cycles,
+    /// Time; under an emulator the host's, which says nothing.
+    Nanoseconds,
+}
+
+impl Unit {
+    /// The word for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Instructions => "instructions",
+            Self::Cycles => "cycles",
+            Self::Nanoseconds => "nanoseconds",
+        }
+    }
+}
+
+/// The emulator's machine, or its core for programs of an operating system.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Qemu {
@@ -110,12 +181,68 @@ pub struct Qemu {
     pub package: String,
     /// First version (major, minor) that knows the machine.
     pub since: (u32, u32),
-    /// QEMU's name of the machine.
-    pub machine: String,
+    /// QEMU's name of the machine; without it, the program runs Linux programs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<String>,
     /// Further arguments.
     pub args: Vec<String>,
     /// Emulated time per instruction that `args` ask for.
+    #[serde(default)]
     pub ns_per_instruction: u64,
+}
+
+/// How the image gets onto a real board.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Flash {
+    /// Kind of image that the board's own loader takes.
+    pub format: ImageFormat,
+    /// UF2: the family that the loader expects.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uf2_family: Option<u32>,
+    /// The boot ROM wants a block that describes the image.
+    #[serde(default)]
+    pub image_definition: bool,
+    /// probe-rs's name of the chip.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe_rs_chip: Option<String>,
+    /// What to do by hand, for people.
+    pub by_hand: String,
+}
+
+/// Kinds of image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ImageFormat {
+    /// Microsoft's USB Flashing Format.
+    Uf2,
+    /// Intel HEX.
+    Hex,
+    /// The bytes from the first address on.
+    Bin,
+    /// The program's ELF file, with the model beside it.
+    Elf,
+}
+
+/// What estimates are made from: instructions by kind of work, counted under QEMU on this core, and
+/// an assumption about its cycles.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cost {
+    /// Cycles per instruction: an assumption, not a measurement.
+    pub cycles_per_instruction: f64,
+    /// Instructions per multiplication with an int8 weight.
+    #[serde(default)]
+    pub i8_mac: f64,
+    /// The same with an int4 weight.
+    #[serde(default)]
+    pub i4_mac: f64,
+    /// The same in attention.
+    #[serde(default)]
+    pub attention_mac: f64,
+    /// Instructions per number that a matrix puts out or takes in.
+    #[serde(default)]
+    pub element: f64,
 }
 
 impl Board {
@@ -144,14 +271,41 @@ impl Board {
         toml::from_str(text).map_err(|e| wrong(e.to_string()))
     }
 
-    /// Instructions that passed in so many ticks of the counter.
+    /// Work in the counter's [`Unit`] that passed in so many of its ticks.
     ///
-    /// With two ticks or more per instruction the rounding is exact.
-    pub fn instructions(&self, ticks: u64) -> u64 {
-        let ns_per_second = 1_000_000_000_u128;
-        let divisor = u128::from(self.counter.hz) * u128::from(self.qemu.ns_per_instruction);
-        let rounded = (u128::from(ticks) * ns_per_second + divisor / 2) / divisor.max(1);
+    /// For instructions, with two ticks or more to each, the rounding is exact.
+    pub fn work(&self, ticks: u64) -> u64 {
+        let ns = match (self.counter.unit, &self.qemu) {
+            (Unit::Cycles, _) => return ticks,
+            (Unit::Instructions, Some(qemu)) => qemu.ns_per_instruction,
+            _ => 1,
+        };
+        let divisor = u128::from(self.counter.hz) * u128::from(ns);
+        let rounded = (u128::from(ticks) * NS_PER_SECOND + divisor / 2) / divisor.max(1);
         u64::try_from(rounded).unwrap_or(u64::MAX)
+    }
+
+    /// The regions, for what only a board without an operating system has.
+    ///
+    /// # Errors
+    /// [`Error::Catalogue`].
+    pub fn bare(&self) -> Result<&Regions> {
+        self.regions.as_ref().ok_or_else(|| Error::Catalogue {
+            id: self.id.clone(),
+            what: "it has an operating system, and so no memory regions".into(),
+        })
+    }
+
+    /// Bytes that a model may have.
+    pub fn model_available(&self) -> u64 {
+        // A file's length is told in 32 bits on the line.
+        self.regions.as_ref().map_or(u64::from(u32::MAX), |regions| regions.model.length.into())
+    }
+
+    /// Bytes of the arena.
+    pub fn arena_available(&self) -> u64 {
+        let region = self.regions.as_ref().map(|regions| regions.arena.length);
+        region.or(self.arena_bytes).unwrap_or(0).into()
     }
 }
 
@@ -163,35 +317,54 @@ mod tests {
     fn every_board_is_sound() {
         for (board, (id, _)) in Board::all().expect("parses").iter().zip(FILES) {
             assert_eq!(board.id, *id);
-            let regions = board.regions.all();
+            let regions = board.regions.as_ref().map(Regions::all);
+            let regions = regions.as_ref().map_or(&[][..], |all| all);
             for (i, (name, a)) in regions.iter().enumerate() {
-                let end = u64::from(a.origin) + u64::from(a.length);
-                assert!(a.length > 0 && end <= 1 << 32, "{id}: {name}");
+                assert!(a.length > 0 && a.end() <= 1 << 32, "{id}: {name}");
                 assert!(a.length <= i32::MAX as u32, "{id}: {name} is too long for a slice");
                 for (other, b) in &regions[i + 1..] {
-                    let apart = end <= b.origin.into()
-                        || u64::from(b.origin) + u64::from(b.length) <= a.origin.into();
+                    let apart = a.end() <= b.origin.into() || b.end() <= a.origin.into();
                     assert!(apart, "{id}: {name} and {other} overlap");
                 }
             }
-            // The fault handlers' 4 KiB, and as much again to spare.
+            assert!(board.arena_available() > 0, "{id}: no arena");
+            assert_eq!(board.arena_bytes.is_some(), board.regions.is_none(), "{id}");
+            assert!(board.qemu.is_some() || board.flash.is_some(), "{id}: no way to start it");
+            assert!(board.text_bytes >= 1024, "{id}: text");
+            // Room for the fault handler, and to spare.
             assert!(board.stack_bound + 2 * 4096 <= board.stack_bytes, "{id}: stack");
-            assert!(
-                board.stack_bytes % 8 == 0 && board.stack_bytes < board.regions.ram.length.into()
-            );
-            let ticks_per_second_of_work = board.counter.hz * board.qemu.ns_per_instruction;
-            assert!(ticks_per_second_of_work >= 2_000_000_000, "{id}: counts would not be exact");
+            assert!(board.stack_bytes % 8 == 0, "{id}: stack");
+            if let Some(regions) = &board.regions {
+                assert!(board.stack_bytes < regions.ram.length.into(), "{id}: stack");
+            }
+            if let (Unit::Instructions, Some(qemu)) = (board.counter.unit, &board.qemu) {
+                let ticks_per_second_of_work = board.counter.hz * qemu.ns_per_instruction;
+                assert!(ticks_per_second_of_work >= 2_000_000_000, "{id}: counts are not exact");
+            }
+            let model = board.flash.as_ref().and(board.regions.as_ref()).map(|r| r.model.origin);
+            assert!(model.is_none_or(|origin| origin % 4096 == 0), "{id}: sectors of flash");
         }
     }
 
     #[test]
+    fn the_folder_is_the_catalogue() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/catalogue");
+        let files = std::fs::read_dir(folder).expect("there").count();
+        assert!(files == FILES.len() && files > 5, "{files} files");
+    }
+
+    #[test]
     fn ticks_become_instructions_exactly() {
-        let board = Board::by_id("mps3-an547").expect("known");
-        for n in [1_u64, 2, 3, 124, 125, 1_000_003, 1 << 40] {
-            // The counter shows whole ticks: up to one is missing or too many in a difference.
-            let ticks = n * 64 * 32 / 1000;
-            assert_eq!(board.instructions(ticks), n);
-            assert_eq!(board.instructions(ticks + 1), n);
+        for id in ["mps3-an547", "mps2-an386", "mps2-an505"] {
+            let board = Board::by_id(id).expect("known");
+            let ns = board.qemu.as_ref().expect("emulated").ns_per_instruction;
+            for n in [1_u64, 2, 3, 124, 125, 1_000_003, 1 << 40] {
+                // The counter shows whole ticks: up to one is missing or too many in a difference.
+                let ticks = u128::from(n) * u128::from(ns * board.counter.hz) / 1_000_000_000;
+                let ticks = u64::try_from(ticks).expect("small");
+                assert_eq!(board.work(ticks), n);
+                assert_eq!(board.work(ticks + 1), n);
+            }
         }
     }
 

@@ -52,6 +52,34 @@ pub enum Error {
         /// What is wrong.
         what: String,
     },
+    /// The serial port could not be used.
+    #[error("cannot talk to {board} on {port}: {what}")]
+    Port {
+        /// The board.
+        board: String,
+        /// The port.
+        port: String,
+        /// The system's word.
+        what: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// The board holds another model.
+    #[error("{board} holds another model than {model}")]
+    WrongModel {
+        /// The board.
+        board: String,
+        /// The file.
+        model: String,
+    },
+    /// The firmware is for another board.
+    #[error("the firmware is for {found}, not for {board}")]
+    WrongFirmware {
+        /// The board.
+        board: String,
+        /// The board that it is for.
+        found: String,
+    },
     /// The model is longer than the board's model region.
     #[error(
         "the model does not fit {board}: {needed} bytes needed, {available} bytes in its model region"
@@ -146,6 +174,44 @@ pub enum Error {
         /// What it said.
         said: String,
     },
+    /// The tool that writes to boards failed.
+    #[error("{tool} could not flash {board}: {what}")]
+    Flash {
+        /// The board.
+        board: String,
+        /// The tool.
+        tool: &'static str,
+        /// Its words.
+        what: String,
+    },
+    /// A frame did not come through.
+    #[error("a frame to or from {board} was garbled: {what}")]
+    Garbled {
+        /// The board.
+        board: String,
+        /// The fault.
+        what: String,
+    },
+    /// The firmware speaks another version of the protocol.
+    #[error(
+        "the firmware on {board} speaks version {found} of the protocol, this program {supported}"
+    )]
+    Version {
+        /// The board.
+        board: String,
+        /// The firmware's.
+        found: u8,
+        /// This program's.
+        supported: u8,
+    },
+    /// The line to the board broke.
+    #[error("the line to {board} broke: {what}")]
+    Lost {
+        /// The board.
+        board: String,
+        /// The system's word.
+        what: String,
+    },
     /// The board said something that does not belong here.
     #[error("{board} gave an answer that makes no sense: {what}")]
     Protocol {
@@ -169,6 +235,13 @@ impl Error {
             Self::Missing { remedy, .. } => remedy.clone(),
             Self::Build { .. } => "see cargo's messages above".into(),
             Self::Elf { .. } => "build it in the firmware folder, or leave out --firmware".into(),
+            Self::Port { remedy, .. } => remedy.clone(),
+            Self::WrongModel { board, model } => {
+                format!("run `grouse flash {model} --board {board}`, or name the file it holds")
+            }
+            Self::WrongFirmware { board, found } => {
+                format!("say `--board {found}`, or flash the firmware of {board} (`grouse flash`)")
+            }
             Self::ModelTooLong { .. } => {
                 "prune to a lower density, pack with smaller weights or embeddings, or choose a \
                  larger board (`grouse boards`)"
@@ -195,6 +268,18 @@ impl Error {
                 "give it more time (--timeout), or run again with --log to see how far it got"
                     .into()
             }
+            Self::Flash { tool: "picotool", .. } => {
+                "hold BOOTSEL while plugging the board in, so that its boot ROM answers".into()
+            }
+            Self::Flash { .. } => "check the probe and its cable (`probe-rs list`)".into(),
+            Self::Garbled { .. } => {
+                "check the cable and its length, and that nothing else uses the port".into()
+            }
+            Self::Version { board, .. } => format!(
+                "flash the firmware of this version (`grouse flash FILE --board {board} \
+                 --firmware-only`)"
+            ),
+            Self::Lost { .. } => "check the cable, plug the board in again and repeat".into(),
             Self::Ended { .. } => "see what it said; run again with --log".into(),
             Self::Protocol { .. } => {
                 "host and firmware are of different versions; build both from one source".into()

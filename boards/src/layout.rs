@@ -3,48 +3,87 @@
 use std::fmt::Write as _;
 
 use crate::catalogue::Board;
+use crate::error::Result;
 
-/// The file `memory.x` that cortex-m-rt's linker script includes.
-pub fn memory_x(board: &Board) -> String {
-    let (code, ram) = (board.regions.code, board.regions.ram);
-    format!(
+/// The memory map that the linker scripts of the board's core include: `memory.x`.
+///
+/// The stack is the start of `ram` and grows down from the statics, so that it leaves its memory
+/// when it overflows instead of eating them.
+///
+/// # Errors
+/// When the board has an operating system, which lays out memory itself.
+pub fn memory_x(board: &Board) -> Result<String> {
+    let regions = board.bare()?;
+    let (code, ram) = (regions.code, regions.ram);
+    let stack = board.stack_bytes;
+    Ok(format!(
         "/* Made from the catalogue entry {id}. */\n\
          MEMORY\n{{\n  \
            FLASH : ORIGIN = {:#010x}, LENGTH = {:#x}\n  \
            RAM : ORIGIN = {:#010x}, LENGTH = {:#x}\n\
          }}\n\
-         /* The stack grows down from the end of RAM to here; the rest is for statics. */\n\
-         _grouse_stack_limit = ORIGIN(RAM) + LENGTH(RAM) - {stack};\n\
-         ASSERT(__euninit <= _grouse_stack_limit, \"statics reach into the stack's {stack} bytes\");\n",
+         _grouse_stack_limit = {:#010x};\n\
+         _stack_start = ORIGIN(RAM);\n\
+         _stack_end = _grouse_stack_limit;\n{definition}",
         code.origin,
         code.length,
+        u64::from(ram.origin) + stack,
+        u64::from(ram.length) - stack,
         ram.origin,
-        ram.length,
         id = board.id,
-        stack = board.stack_bytes,
-    )
+        definition = if board.flash.as_ref().is_some_and(|flash| flash.image_definition) {
+            IMAGE_DEFINITION
+        } else {
+            ""
+        },
+    ))
 }
+
+/// Puts the block that a boot ROM looks for right behind the vectors.
+const IMAGE_DEFINITION: &str = "\
+SECTIONS
+{
+  .start_block : ALIGN(4)
+  {
+    KEEP(*(.start_block));
+  } > FLASH
+} INSERT AFTER .vector_table;
+_stext = ADDR(.start_block) + SIZEOF(.start_block);
+";
 
 /// Rust constants for the firmware.
 pub fn constants_rs(board: &Board) -> String {
     let mut text = format!(
-        "// Made from the catalogue entry {id}.\npub const BOARD_ID: &str = {id:?};\n",
-        id = board.id
+        "// Made from the catalogue entry {id}.\npub const BOARD_ID: &str = {id:?};\n\
+         /// The same where a reader of the image finds it.\n\
+         #[used]\n#[unsafe(no_mangle)]\n\
+         static GROUSE_BOARD_ID: [u8; {length}] = *b{id:?};\n",
+        id = board.id,
+        length = board.id.len()
     );
+    let mut constant = |name: &str, doc: &str, value: u64| {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "/// {doc}\npub const {name}: usize = {value:#x};");
+    };
+    constant("TEXT_BYTES", "Longest text in bytes.", board.text_bytes.into());
+    constant("STACK_BYTES", "Bytes of the stack.", board.stack_bytes);
+    constant("ARENA_BYTES", "Bytes of the arena.", board.arena_available());
+    constant("COUNTER_HZ", "Ticks per second.", board.counter.hz);
+    let Some(regions) = &board.regions else { return text };
     let numbers = [
-        ("ARENA_ORIGIN", "First address of the arena.", board.regions.arena.origin),
-        ("ARENA_BYTES", "Bytes of the arena.", board.regions.arena.length),
-        ("MODEL_ORIGIN", "First address of the model region.", board.regions.model.origin),
-        ("MODEL_BYTES", "Bytes of the model region.", board.regions.model.length),
+        ("RAM_ORIGIN", "First address of the stack.", regions.ram.origin),
+        ("ARENA_ORIGIN", "First address of the arena.", regions.arena.origin),
+        ("MODEL_ORIGIN", "First address of the model region.", regions.model.origin),
+        ("MODEL_BYTES", "Bytes of the model region.", regions.model.length),
+        ("CLOCK_HZ", "Clock of the core.", board.clock_hz as u32),
         ("UART_CLOCK_HZ", "Clock of the serial lines.", board.uart.clock_hz),
         ("UART_WIRE", "Address of the protocol's line.", board.uart.wire),
         ("UART_LOG", "Address of the log's line.", board.uart.log),
-        ("COUNTER_CONTROL", "Frame that starts the counter.", board.counter.control),
-        ("COUNTER_STATUS", "Frame that shows the counter.", board.counter.status),
+        ("COUNTER_CONTROL", "Registers that start the counter.", board.counter.control),
+        ("COUNTER_STATUS", "Registers that show the counter.", board.counter.status),
     ];
     for (name, doc, value) in numbers {
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "/// {doc}\npub const {name}: usize = {value:#x};");
+        constant(name, doc, value.into());
     }
     let _ = writeln!(
         text,

@@ -1,7 +1,6 @@
 //! The model made ready: tokenizer, encoder and what the host is told about them.
 
-use grouse_runtime::accelerator::{Accelerator, Dispatcher};
-use grouse_runtime::encoder::{Encoder, Offload};
+use grouse_runtime::encoder::{Encoder, Stages};
 use grouse_runtime::format::MAX_TOKENS;
 use grouse_runtime::kernels::{self, Backend};
 use grouse_runtime::plan::Plan;
@@ -10,10 +9,9 @@ use grouse_runtime::view::Model;
 use grouse_runtime::wire::{Info, Offloaded, Refusal, RuntimeError};
 use grouse_runtime::{Error, Result};
 
-use crate::accelerator::{self, Choice};
-use crate::board::{ARENA_BYTES, BOARD_ID, Counter};
-use crate::serve::TEXT_BYTES;
-use crate::stack;
+use crate::accelerator::{Attached, Choice, Device};
+use crate::arch::{self, stack};
+use crate::board::{ARENA_BYTES, BOARD_ID, Counter, STACK_BYTES, TEXT_BYTES};
 
 /// Widest embedding that this firmware has room for.
 pub const MAX_HIDDEN: usize = 4096;
@@ -36,7 +34,7 @@ pub struct Engine<'m, 'a> {
     tokenizer: Tokenizer<'static>,
     encoder: Encoder<'static, 'a>,
     /// The accelerator, if one was asked for.
-    offload: Option<Offload<'a>>,
+    offload: Option<Attached<'a>>,
     max_tokens: usize,
 }
 
@@ -60,7 +58,7 @@ impl<'m, 'a> Engine<'m, 'a> {
         model: &'m Model<'static>,
         hello: &Hello,
         arena: &'a mut [u8],
-        device: Option<&'a mut dyn Accelerator>,
+        device: Option<&'a mut Device<'_>>,
     ) -> core::result::Result<Self, Refusal<'static>> {
         let refuse = |error| Refusal::Runtime(RuntimeError::new(&error));
         let backend = hello.backend.ok_or(Refusal::UnknownBackend { known: "" })?;
@@ -71,10 +69,7 @@ impl<'m, 'a> Engine<'m, 'a> {
         }
         let most = (model.arch().max_tokens as usize).min(MAX_TOKENS);
         let max_tokens = if hello.max_tokens == 0 { most } else { hello.max_tokens };
-        let memory = match choice {
-            Choice::Nothing => 0,
-            Choice::Model(_) => Offload::bytes(model).map_err(refuse)?.next_multiple_of(16),
-        };
+        let memory = Attached::bytes(choice, model).map_err(refuse)?.next_multiple_of(16);
         let (needed, available) = (memory, arena.len());
         let too_small = refuse(Error::ArenaTooSmall { needed, available });
         // The device's memory is the end of the arena.
@@ -94,20 +89,15 @@ impl<'m, 'a> Engine<'m, 'a> {
         }
         let tokenizer = model.tokenizer();
         let encoder = Encoder::new(model, backend, arena, max_tokens).map_err(refuse)?;
-        let dispatcher = match device {
-            Some(device) => Dispatcher::new(device, accelerator::POLICY),
-            None => Dispatcher::without_device(),
-        };
-        let offload = match choice {
-            Choice::Nothing => None,
-            Choice::Model(_) => Some(Offload::new(model, dispatcher, memory).map_err(refuse)?),
-        };
+        let encoder = encoder.with_clock(Counter::ticks);
+        let offload = Attached::new(choice, model, device, memory).map_err(refuse)?;
         Ok(Self { model, tokenizer, encoder, offload, max_tokens })
     }
 
     /// What the host is told.
     pub fn info(&self) -> Info<'static> {
         let arch = self.model.arch();
+        let (flash, statics) = arch::image_bytes();
         Info {
             board: BOARD_ID,
             firmware: env!("CARGO_PKG_VERSION"),
@@ -121,12 +111,21 @@ impl<'m, 'a> Engine<'m, 'a> {
             arena_bytes: self.encoder.plan().arena_bytes() as u32,
             arena_available: ARENA_BYTES as u32,
             text_limit: TEXT_BYTES as u32,
+            flash_bytes: flash as u32,
+            static_bytes: statics as u32,
+            stack_bytes: STACK_BYTES as u32,
+            model_checksum: self.model.checksum(),
         }
     }
 
     /// What the accelerator did, if one was asked for.
     pub fn offloaded(&self) -> Option<Offloaded<'static>> {
-        self.offload.as_ref().map(|offload| Offloaded::from(offload.report()))
+        self.offload.as_ref().map(Attached::report)
+    }
+
+    /// What the encoder's stages took in the last run.
+    pub fn stages(&self) -> Stages {
+        self.encoder.stages()
     }
 
     /// Values of an embedding.
@@ -153,7 +152,7 @@ impl<'m, 'a> Engine<'m, 'a> {
             let ids = ids.get(..tokens).unwrap_or_default();
             match &mut self.offload {
                 None => self.encoder.embed(ids, values)?,
-                Some(offload) => self.encoder.embed_offloaded(&[ids], values, offload)?,
+                Some(offload) => offload.embed(&mut self.encoder, ids, values)?,
             }
         }
         let ticks = Counter::ticks() - start;

@@ -1,57 +1,54 @@
 //! The program on a board: text frames in, embeddings out.
 //!
 //! The path of a request: [`board`] (bytes) → [`link`] (frames) → [`serve`] (answers). The model
-//! lies in the board's model region and is executed there; see [`memory`].
+//! lies in the board's model region and is executed there; see [`arch`].
 
-#![no_std]
-#![no_main]
+#![cfg_attr(target_os = "none", no_std)]
+#![cfg_attr(target_os = "none", no_main)]
 
 mod accelerator;
+mod arch;
 mod board;
 mod engine;
 mod fault;
 mod link;
 mod log;
-mod memory;
 mod serve;
-mod stack;
 
-use cortex_m_rt::entry;
-use grouse_runtime::accelerator::{Accelerator, Window};
-
-use crate::accelerator::Choice;
+use crate::accelerator::Place;
 use crate::board::{Counter, Uart};
 use crate::engine::Engine;
 use crate::serve::Server;
 
-#[entry]
-fn main() -> ! {
-    stack::guard();
+#[cfg(target_os = "linux")]
+fn main() {
+    arch::start()
+}
+
+/// Runs the program on a board whose core and stack are ready.
+pub(crate) fn run() -> ! {
+    board::start();
     Uart::log().start();
     Uart::wire().start();
     Counter::start();
     defmt::info!("grouse {=str} on {=str}", env!("CARGO_PKG_VERSION"), board::BOARD_ID);
 
-    let model = memory::model();
+    let model = arch::model();
     match &model {
         Ok(model) => defmt::info!("model of {=usize} bytes is sound", model.bytes().len()),
         Err(refusal) => defmt::warn!("no usable model: {}", refusal),
     }
-    let (Some(arena), Some(mut server)) = (memory::arena(), Server::take()) else {
+    let (Some(arena), Some(mut server)) = (arch::arena(), Server::take()) else {
         // Both are taken here and nowhere else.
-        fault::stop()
+        arch::stop()
     };
     let mut hello = server.serve(None);
     loop {
         let id = hello.id;
-        let window = Window::filled(0);
-        let mut device = match hello.accelerator {
-            Some(Choice::Model(fault)) => accelerator::open(&window, fault),
-            _ => None,
-        };
-        let device = device.as_mut().map(|device| device as &mut dyn Accelerator);
+        let place = Place::new();
+        let mut device = hello.accelerator.and_then(|choice| accelerator::open(&place, choice));
         let engine = match &model {
-            Ok(model) => Engine::new(model, &hello, arena, device),
+            Ok(model) => Engine::new(model, &hello, arena, device.as_mut()),
             Err(refusal) => Err(*refusal),
         };
         hello = match engine {

@@ -1,24 +1,32 @@
 //! Requests and their answers.
 
 use grouse_runtime::Error;
+use grouse_runtime::encoder::Stages;
 use grouse_runtime::format::MAX_TOKENS;
 use grouse_runtime::kernels;
 use grouse_runtime::wire::{CHUNK, Info, Refusal, Request, Response, RuntimeError};
 use heapless::String;
 use static_cell::ConstStaticCell;
 
-use crate::accelerator;
-use crate::board::{Counter, Uart};
+use crate::board::{Counter, TEXT_BYTES, Uart};
 use crate::engine::{self, Engine, Hello, MAX_HIDDEN, Run};
-use crate::fault;
 use crate::link::{Input, Output};
-
-/// Longest text in bytes.
-pub const TEXT_BYTES: usize = 16 * 1024;
+use crate::{accelerator, arch};
 
 static TEXT: ConstStaticCell<[u8; TEXT_BYTES]> = ConstStaticCell::new([0; TEXT_BYTES]);
 static IDS: ConstStaticCell<[u32; MAX_TOKENS]> = ConstStaticCell::new([0; MAX_TOKENS]);
 static VALUES: ConstStaticCell<[f32; MAX_HIDDEN]> = ConstStaticCell::new([0.0; MAX_HIDDEN]);
+
+/// What a host wants of a text.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    /// Its ids.
+    Ids,
+    /// Its embedding, too.
+    Embedding,
+    /// And what the stages took.
+    Stages,
+}
 
 /// The serving side of the protocol.
 pub struct Server {
@@ -68,12 +76,13 @@ impl Server {
                     };
                     self.output.send(id, &answer);
                 }
-                Request::Tokenize => self.run(id, engine.as_deref_mut(), false),
-                Request::Embed => self.run(id, engine.as_deref_mut(), true),
+                Request::Tokenize => self.run(id, engine.as_deref_mut(), Wanted::Ids),
+                Request::Embed => self.run(id, engine.as_deref_mut(), Wanted::Embedding),
+                Request::Bench => self.run(id, engine.as_deref_mut(), Wanted::Stages),
                 Request::Count { loops } => {
                     self.output.send(id, &Response::Counted { ticks: count(loops) });
                 }
-                Request::Crash(how) => fault::crash(how),
+                Request::Crash(how) => arch::crash(how),
             }
         }
     }
@@ -109,7 +118,8 @@ impl Server {
         self.output.send(id, &Response::Refused(refusal));
     }
 
-    fn run(&mut self, id: u16, engine: Option<&mut Engine<'_, '_>>, embed: bool) {
+    fn run(&mut self, id: u16, engine: Option<&mut Engine<'_, '_>>, wanted: Wanted) {
+        let embed = wanted != Wanted::Ids;
         let text = self.text.take();
         let Some(engine) = engine else { return self.refuse(id, Refusal::NotReady) };
         let width = if embed { engine.hidden_size() } else { 0 };
@@ -129,6 +139,10 @@ impl Server {
         });
         if let Some(report) = engine.offloaded().filter(|_| embed) {
             self.output.send(id, &Response::Offloaded(report));
+        }
+        if wanted == Wanted::Stages {
+            let Stages { embed, attention, feed_forward, pool } = engine.stages();
+            self.output.send(id, &Response::Stages { embed, attention, feed_forward, pool });
         }
         let Run { truncated, tokenize_ticks, ticks, stack_bytes, .. } = run;
         let stack_bytes = stack_bytes as u32;
@@ -194,14 +208,6 @@ impl Text {
 /// Ticks around a loop of exactly two instructions per turn.
 fn count(loops: u32) -> u64 {
     let start = Counter::ticks();
-    // SAFETY: counts a register down to zero; touches nothing else but the flags.
-    unsafe {
-        core::arch::asm!(
-            "2: subs {left}, {left}, #1",
-            "bne 2b",
-            left = inout(reg) loops.max(1) => _,
-            options(nomem, nostack),
-        );
-    }
+    arch::spin(loops.max(1));
     Counter::ticks() - start
 }

@@ -9,6 +9,7 @@
 #![deny(unsafe_code)]
 
 pub mod accelerator;
+mod crc;
 pub mod encoder;
 pub mod error;
 pub mod format;

@@ -1,5 +1,6 @@
 //! Shared pieces of the tests.
 
+pub mod boards;
 pub mod packed;
 pub mod random_bert;
 

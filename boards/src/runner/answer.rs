@@ -11,14 +11,31 @@ pub struct Answer {
     pub truncated: bool,
     /// The embedding, bit for bit as the board has it; empty when only ids were asked for.
     pub embedding: Vec<f32>,
-    /// Instructions from text to ids.
-    pub tokenize_instructions: u64,
-    /// Instructions from text to the end.
-    pub instructions: u64,
+    /// Work from text to ids, in the unit of the board's counter.
+    pub tokenize_work: u64,
+    /// Work from text to the end.
+    pub work: u64,
     /// Bytes of stack in use at the deepest.
     pub stack_bytes: u32,
+    /// Work of the encoder's stages, by [`Session::bench`](super::Session::bench).
+    pub stages: Option<Stages>,
     /// What the accelerator did since [`Session::prepare`]; `None` unless one was asked for.
     pub offloaded: Option<Offloaded>,
+}
+
+/// Work of the encoder's stages, in the unit of the board's counter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Stages {
+    /// From text to ids.
+    pub tokenize: u64,
+    /// Looking up words and positions, and their LayerNorm.
+    pub embed: u64,
+    /// All layers' attention, with its matrices.
+    pub attention: u64,
+    /// All layers' feed-forward parts.
+    pub feed_forward: u64,
+    /// Pooling and normalisation.
+    pub pool: u64,
 }
 
 /// What an accelerator did; see the protocol's message of this name.

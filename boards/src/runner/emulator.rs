@@ -1,13 +1,14 @@
 //! The emulator: QEMU as a child process that dies with its handle.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use crate::catalogue::Board;
+use super::link::Line;
+use crate::catalogue::{Board, Qemu};
 use crate::error::{Error, Result};
 
 /// A running emulator.
@@ -24,34 +25,40 @@ impl Emulator {
         firmware: &Path,
         model: &Path,
         log: &Path,
-    ) -> Result<(Self, ChildStdin, ChildStdout)> {
-        check_version(board)?;
-        let program = &board.qemu.program;
-        let mut command = Command::new(program);
-        command
-            .args(["-machine", &board.qemu.machine, "-display", "none", "-monitor", "none"])
-            .args(&board.qemu.args)
-            .arg("-kernel")
-            .arg(firmware)
-            .arg("-device")
-            .arg(with_path(
-                "loader,file=",
-                model,
-                &format!(",addr={:#x},force-raw=on", board.regions.model.origin),
-            ))
-            // The first line is ours through pipes, the second is the log.
-            .args(["-chardev", "stdio,id=wire,signal=off", "-serial", "chardev:wire"])
-            .arg("-chardev")
-            .arg(with_path("file,id=log,path=", log, ""))
-            .args(["-serial", "chardev:log"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = command.spawn().map_err(Error::io(format!("start {program}")))?;
+    ) -> Result<(Self, Line)> {
+        let qemu = board.qemu.as_ref().ok_or_else(|| Error::Missing {
+            what: format!("{} is a real board, which no emulator here can boot", board.id),
+            remedy: "put the image on it (`grouse flash`) and name its serial port (`--port`)"
+                .into(),
+        })?;
+        check_version(board, qemu)?;
+        let mut command = Command::new(&qemu.program);
+        match &qemu.machine {
+            Some(machine) => {
+                let origin = board.bare()?.model.origin;
+                let model =
+                    with_path("loader,file=", model, &format!(",addr={origin:#x},force-raw=on"));
+                command
+                    .args(["-machine", machine, "-display", "none", "-monitor", "none"])
+                    .args(&qemu.args)
+                    .args([OsStr::new("-kernel"), firmware.as_os_str()])
+                    .args([OsStr::new("-device"), &model])
+                    // The first line is ours through pipes, the second is the log.
+                    .args(["-chardev", "stdio,id=wire,signal=off", "-serial", "chardev:wire"])
+                    .args([OsStr::new("-chardev"), &with_path("file,id=log,path=", log, "")])
+                    .args(["-serial", "chardev:log"]);
+            }
+            // A Linux program: its standard input and output are the line.
+            None => {
+                command.args(&qemu.args).args([firmware, model, log]);
+            }
+        }
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(Error::io(format!("start {}", qemu.program)))?;
         let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let said = Arc::new(Mutex::new(String::new()));
         let mut emulator = Self { child, said: Arc::clone(&said), listener: None };
-        let (Some(input), Some(output), Some(errors)) = pipes else {
+        let (Some(output), Some(input), Some(errors)) = pipes else {
             return Err(emulator.ended(board));
         };
         emulator.listener = Some(std::thread::spawn(move || {
@@ -62,7 +69,7 @@ impl Emulator {
                 }
             }
         }));
-        Ok((emulator, input, output))
+        Ok((emulator, Line { output: Box::new(output), input: Box::new(input) }))
     }
 
     /// What the emulator wrote to its standard error, as the end of a sentence.
@@ -106,15 +113,15 @@ fn with_path(before: &str, path: &Path, after: &str) -> OsString {
     option
 }
 
-fn check_version(board: &Board) -> Result<()> {
-    let program = &board.qemu.program;
-    let remedy = format!("run `sudo apt-get install {}`", board.qemu.package);
+fn check_version(board: &Board, qemu: &Qemu) -> Result<()> {
+    let program = &qemu.program;
+    let remedy = format!("run `sudo apt-get install {}`", qemu.package);
     let output = Command::new(program).arg("--version").output().map_err(|e| Error::Missing {
         what: format!("{program}, which emulates {}, cannot be started: {e}", board.id),
         remedy: remedy.clone(),
     })?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let needed = board.qemu.since;
+    let needed = qemu.since;
     // Words that are no version are let through: the machine itself will tell.
     match version(&text) {
         Some(found) if found < needed => Err(Error::Missing {

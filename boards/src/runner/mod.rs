@@ -3,12 +3,18 @@
 mod answer;
 mod emulator;
 mod firmware;
+pub mod fit;
+pub mod flash;
+pub mod image;
 mod link;
 mod log;
+pub mod picture;
+mod port;
 mod session;
 
-pub use answer::{Answer, Offloaded};
-pub use firmware::Firmware;
+pub use answer::{Answer, Offloaded, Stages};
+pub use firmware::{Firmware, Variant};
+pub use link::Line;
 pub use session::{Info, Options, Session};
 
 /// What the runner is doing, for people who wait.

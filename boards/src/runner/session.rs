@@ -1,21 +1,27 @@
 //! A session: a booted board that answers.
 
+use std::io::Read;
 use std::path::Path;
-use std::process::ChildStdin;
 use std::time::{Duration, Instant};
 
 use grouse_runtime::accelerator::Injected;
-use grouse_runtime::wire::{self, CHUNK, Crash, Refusal, Request, Response};
+use grouse_runtime::format::Header;
+use grouse_runtime::wire::{self, CHUNK, Crash, FrameFault, Refusal, Request, Response};
 
-use super::answer::{Answer, Offloaded};
+use super::answer::{Answer, Offloaded, Stages};
 use super::emulator::Emulator;
 use super::firmware::Firmware;
-use super::link::{Link, Silence};
+use super::link::{Line, Link, Silence};
 use super::log::Log;
-use super::{Listener, Progress};
+use super::{Listener, Progress, port};
 use crate::catalogue::Board;
 use crate::error::{Error, Result};
 
+/// Tries before a line is given up.
+const ATTEMPTS: u32 = 8;
+/// Longest wait for a board on a port to say anything, and time between two tries.
+const GREETING: Duration = Duration::from_secs(10);
+const RETRY: Duration = Duration::from_millis(500);
 /// Most values that an answer may announce: more than any model has.
 const MAX_VALUES: u32 = 1 << 20;
 
@@ -71,22 +77,26 @@ pub struct Info {
     pub flash_bytes: u64,
     /// RAM bytes in use: statics, stack and the arena's used part.
     pub ram_bytes: u64,
+    /// Tells one model file from another.
+    pub model_checksum: u32,
 }
 
-/// A booted board with a model; the emulator ends with it.
+/// A board with a model that answers; an emulator ends with it.
 pub struct Session<'l> {
     board: Board,
     timeout: Duration,
-    link: Link<ChildStdin>,
-    emulator: Emulator,
-    log: Log,
+    link: Link,
+    /// `None` for a board on a port.
+    emulator: Option<Emulator>,
+    /// Likewise: its log goes to a line of its own.
+    log: Option<Log>,
+    /// Flash and statics of the image, where it is known.
+    sizes: Option<(u64, u64)>,
     listener: Listener<'l>,
-    flash_bytes: u64,
-    fixed_ram_bytes: u64,
     next_id: u16,
     info: Info,
     // After the emulator, which writes into it.
-    _folder: tempfile::TempDir,
+    _folder: Option<tempfile::TempDir>,
 }
 
 impl<'l> Session<'l> {
@@ -120,28 +130,113 @@ impl<'l> Session<'l> {
         let needed = std::fs::metadata(model)
             .map_err(Error::io(format!("read the model {}", model.display())))?
             .len();
-        let available = u64::from(board.regions.model.length);
+        let available = board.model_available();
         if needed > available {
             return Err(Error::ModelTooLong { board: board.id.clone(), needed, available });
         }
+        firmware.check(board)?;
         listener(Progress::Step(&format!("booting {}", board.id)));
         let folder = tempfile::tempdir().map_err(Error::io("create a temporary folder"))?;
         let log_path = folder.path().join("log.defmt");
         let log = Log::new(firmware.elf(), &log_path)?;
-        let (emulator, input, output) = Emulator::boot(board, firmware.path(), model, &log_path)?;
-        Ok(Self {
+        let (emulator, line) = Emulator::boot(board, firmware.path(), model, &log_path)?;
+        let mut session = Self::over(board, line, timeout, listener);
+        session.emulator = Some(emulator);
+        session.log = Some(log);
+        session.sizes = Some((firmware.flash_bytes(), firmware.static_bytes()));
+        session._folder = Some(folder);
+        Ok(session)
+    }
+
+    /// Talks to a board on the serial port called `port` (`/dev/ttyACM0`, `COM3`), which must hold
+    /// `model`.
+    ///
+    /// # Errors
+    /// When the port cannot be used, no firmware answers there, or the board or its model is
+    /// another one.
+    pub fn connect(
+        board: &Board,
+        port: &str,
+        model: &Path,
+        options: &Options,
+        listener: Listener<'l>,
+    ) -> Result<Self> {
+        listener(Progress::Step(&format!("talking to {} on {port}", board.id)));
+        Self::attach(board, port::open(board, port)?, model, options, listener)
+    }
+
+    /// As [`Session::connect`] over any line.
+    ///
+    /// # Errors
+    /// As [`Session::connect`].
+    pub fn attach(
+        board: &Board,
+        line: Line,
+        model: &Path,
+        options: &Options,
+        listener: Listener<'l>,
+    ) -> Result<Self> {
+        let mut session = Self::over(board, line, options.timeout, listener);
+        session.greet()?;
+        session.persist(|session| session.prepare(options))?;
+        if session.info.model_checksum != checksum(model)? {
+            let (board, model) = (board.id.clone(), model.display().to_string());
+            return Err(Error::WrongModel { board, model });
+        }
+        Ok(session)
+    }
+
+    fn over(board: &Board, line: Line, timeout: Duration, listener: Listener<'l>) -> Self {
+        Self {
             board: board.clone(),
             timeout,
-            link: Link::new(input, output),
-            emulator,
-            log,
+            link: Link::new(line),
+            emulator: None,
+            log: None,
+            sizes: None,
             listener,
-            flash_bytes: firmware.flash_bytes(),
-            fixed_ram_bytes: firmware.static_bytes() + board.stack_bytes,
             next_id: 1,
             info: Info::default(),
-            _folder: folder,
-        })
+            _folder: None,
+        }
+    }
+
+    /// Repeats what a disturbed line has garbled. What the board answers twice is dropped by its id.
+    fn persist<T>(&mut self, mut attempt: impl FnMut(&mut Self) -> Result<T>) -> Result<T> {
+        for _ in 0..ATTEMPTS {
+            match attempt(self) {
+                Err(Error::Garbled { .. }) => {}
+                // An emulator's pipes lose nothing: it is only slow.
+                Err(Error::Timeout { .. }) if self.emulator.is_none() => {}
+                result => return result,
+            }
+            self.greet()?;
+        }
+        attempt(self)
+    }
+
+    /// Finds the place between two frames of a line on which anything may have been said before.
+    fn greet(&mut self) -> Result<()> {
+        // The board may be at work.
+        let deadline = Instant::now() + GREETING.max(self.timeout);
+        let patience = std::mem::replace(&mut self.timeout, RETRY);
+        let result = loop {
+            // A zero ends whatever was begun.
+            if let Err(error) = self.link.send_bytes(&[0]) {
+                break Err(self.lost(&error));
+            }
+            match self.ping() {
+                Err(Error::Timeout { .. } | Error::Garbled { .. }) if Instant::now() < deadline => {
+                }
+                Err(Error::Timeout { board, .. }) => {
+                    let (seconds, said) = (GREETING.as_secs(), String::new());
+                    break Err(Error::Timeout { board, seconds, said });
+                }
+                result => break result,
+            }
+        };
+        self.timeout = patience;
+        result
     }
 
     /// Prepares the model anew, with another number of tokens or another backend.
@@ -152,12 +247,11 @@ impl<'l> Session<'l> {
         self.timeout = options.timeout;
         let backend = options.backend.as_deref().unwrap_or_default();
         let max_tokens = options.max_tokens.unwrap_or(0);
-        let (flash_bytes, fixed) = (self.flash_bytes, self.fixed_ram_bytes);
         let mut info = None;
         let accelerator = options.accelerator.as_deref().unwrap_or_default();
         self.ask(&Request::Hello { max_tokens, backend, accelerator }, |response| {
             if let Response::Info(i) = response {
-                info = Some(Info::new(i, flash_bytes, fixed));
+                info = Some(Info::from(i));
             }
             Ok(info.is_some())
         })
@@ -170,9 +264,15 @@ impl<'l> Session<'l> {
             }
             error => error,
         })?;
-        let info = info.unwrap_or_default();
+        let mut info = info.unwrap_or_default();
+        if let Some((flash, statics)) = self.sizes.filter(|_| info.flash_bytes == 0) {
+            // A program of an operating system leaves this to its host.
+            info.flash_bytes = flash;
+            info.ram_bytes += statics;
+        }
         if info.board != self.board.id {
-            return Err(self.nonsense(&format!("this firmware is for {}", info.board)));
+            let (board, found) = (self.board.id.clone(), info.board);
+            return Err(Error::WrongFirmware { board, found });
         }
         self.info = info;
         Ok(())
@@ -196,6 +296,17 @@ impl<'l> Session<'l> {
         self.run(text.as_bytes(), true)
     }
 
+    /// As [`Session::embed`], with what each stage took.
+    ///
+    /// # Errors
+    /// As [`Session::embed`].
+    pub fn bench(&mut self, text: &str) -> Result<Answer> {
+        self.persist(|session| {
+            session.send_text(text.as_bytes())?;
+            session.finish(&Request::Bench)
+        })
+    }
+
     /// Turns a text into ids.
     ///
     /// # Errors
@@ -209,6 +320,13 @@ impl<'l> Session<'l> {
     /// # Errors
     /// As [`Session::embed`].
     pub fn run(&mut self, text: &[u8], embed: bool) -> Result<Answer> {
+        self.persist(|session| {
+            session.send_text(text)?;
+            session.finish(if embed { &Request::Embed } else { &Request::Tokenize })
+        })
+    }
+
+    fn send_text(&mut self, text: &[u8]) -> Result<()> {
         let mut offset = 0;
         for bytes in text.chunks(CHUNK) {
             let sent = offset + bytes.len() as u32;
@@ -218,16 +336,28 @@ impl<'l> Session<'l> {
             })?;
             offset = sent;
         }
+        Ok(())
+    }
+
+    fn finish(&mut self, request: &Request<'_>) -> Result<Answer> {
+        let embed = *request != Request::Tokenize;
+        let board = self.board.clone();
         let mut ids = Vec::new();
         let mut bits = Vec::new();
         let mut done = None;
         let mut offloaded = None;
-        let request = if embed { Request::Embed } else { Request::Tokenize };
-        self.ask(&request, |response| match response {
+        let mut stages = None;
+        self.ask(request, |response| match response {
             Response::Ids { offset, total, bytes } => append(&mut ids, offset, total, bytes),
             Response::Values { offset, total, bytes } => append(&mut bits, offset, total, bytes),
             Response::Offloaded(report) => {
                 offloaded = Some(Offloaded::from(report));
+                Ok(false)
+            }
+            Response::Stages { embed, attention, feed_forward, pool } => {
+                let [embed, attention, feed_forward, pool] =
+                    [embed, attention, feed_forward, pool].map(|ticks| board.work(ticks));
+                stages = Some(Stages { tokenize: 0, embed, attention, feed_forward, pool });
                 Ok(false)
             }
             Response::Done { truncated, tokenize_ticks, ticks, stack_bytes } => {
@@ -240,12 +370,14 @@ impl<'l> Session<'l> {
         if embed && bits.len() != self.info.hidden_size as usize {
             return Err(self.nonsense("the embedding is not as long as the model is wide"));
         }
+        let tokenize_work = self.board.work(tokenize_ticks);
         Ok(Answer {
             ids,
             truncated,
             embedding: bits.into_iter().map(f32::from_bits).collect(),
-            tokenize_instructions: self.board.instructions(tokenize_ticks),
-            instructions: self.board.instructions(ticks),
+            tokenize_work,
+            work: self.board.work(ticks),
+            stages: stages.map(|stages| Stages { tokenize: tokenize_work, ..stages }),
             stack_bytes,
             offloaded,
         })
@@ -263,8 +395,8 @@ impl<'l> Session<'l> {
         })
     }
 
-    /// Instructions that the board's counter sees in `loops` turns of two instructions; a few more
-    /// for reading the counter.
+    /// Work that the board's counter sees in `loops` turns of two instructions, and a little more for
+    /// reading it.
     ///
     /// # Errors
     /// As [`Session::ping`].
@@ -277,7 +409,7 @@ impl<'l> Session<'l> {
             }
             _ => Err("another answer than a count"),
         })?;
-        Ok(self.board.instructions(ticks))
+        Ok(self.board.work(ticks))
     }
 
     /// Makes the firmware fail and returns its report.
@@ -291,10 +423,10 @@ impl<'l> Session<'l> {
     /// Sends bytes that need not be a frame and returns the board's refusal.
     ///
     /// # Errors
-    /// The refusal as [`Error::Refused`], or as [`Session::ping`].
+    /// The refusal as [`Error::Garbled`], or as [`Session::ping`].
     pub fn send_raw(&mut self, bytes: &[u8]) -> Result<()> {
-        if self.link.send_bytes(bytes).is_err() {
-            return Err(self.emulator.ended(&self.board));
+        if let Err(error) = self.link.send_bytes(bytes) {
+            return Err(self.lost(&error));
         }
         self.answer(0, &mut |_| Err("bytes that are no frame were taken for one"))
     }
@@ -308,8 +440,8 @@ impl<'l> Session<'l> {
         let id = self.next_id;
         // 0 stands for frames of no request.
         self.next_id = self.next_id.checked_add(1).unwrap_or(1);
-        if self.link.send(id, request).is_err() {
-            return Err(self.emulator.ended(&self.board));
+        if let Err(error) = self.link.send(id, request) {
+            return Err(self.lost(&error));
         }
         self.answer(id, &mut take)
     }
@@ -323,13 +455,20 @@ impl<'l> Session<'l> {
         let listener = self.listener;
         let result = loop {
             let log = &mut self.log;
-            let idle = || log.drain(|line| listener(Progress::Log(line)));
+            let idle = || {
+                if let Some(log) = log {
+                    log.drain(|line| listener(Progress::Log(line)));
+                }
+            };
             let frame = match self.link.receive(deadline, idle) {
                 Ok(frame) => frame,
-                Err(Silence::Closed) => break Err(self.emulator.ended(&self.board)),
+                Err(Silence::Closed) => {
+                    break Err(self.lost(&std::io::ErrorKind::UnexpectedEof.into()));
+                }
                 Err(Silence::Timeout) => {
                     let seconds = self.timeout.as_secs();
-                    let (board, said) = (self.board.id.clone(), self.emulator.said());
+                    let said = self.emulator.as_ref().map(Emulator::said).unwrap_or_default();
+                    let board = self.board.id.clone();
                     break Err(Error::Timeout { board, seconds, said });
                 }
             };
@@ -337,6 +476,13 @@ impl<'l> Session<'l> {
             match frame.message {
                 Ok(Response::Fault(report)) => {
                     break Err(Error::Fault { board, what: report.to_string() });
+                }
+                Ok(Response::Refused(Refusal::Frame(FrameFault::Protocol {
+                    found,
+                    supported,
+                }))) => {
+                    // As the board sees it: what it found is the host's.
+                    break Err(Error::Version { board, found: supported, supported: found });
                 }
                 Ok(Response::Refused(refusal)) if frame.id == id || frame.id == 0 => {
                     break Err(refused(board, &refusal));
@@ -348,11 +494,27 @@ impl<'l> Session<'l> {
                 },
                 // The rest of an answer that was given up.
                 Ok(_) => {}
-                Err(fault) => break Err(Error::Protocol { board, what: fault.to_string() }),
+                Err(FrameFault::Protocol { found, supported }) => {
+                    break Err(Error::Version { board, found, supported });
+                }
+                Err(FrameFault::Message) => {
+                    break Err(Error::Protocol { board, what: FrameFault::Message.to_string() });
+                }
+                Err(fault) => break Err(Error::Garbled { board, what: fault.to_string() }),
             }
         };
-        self.log.drain(|line| listener(Progress::Log(line)));
+        if let Some(log) = &mut self.log {
+            log.drain(|line| listener(Progress::Log(line)));
+        }
         result
+    }
+
+    /// The error for a line that is closed.
+    fn lost(&mut self, error: &std::io::Error) -> Error {
+        match &mut self.emulator {
+            Some(emulator) => emulator.ended(&self.board),
+            None => Error::Lost { board: self.board.id.clone(), what: error.to_string() },
+        }
     }
 
     fn nonsense(&self, what: &str) -> Error {
@@ -363,12 +525,27 @@ impl<'l> Session<'l> {
 impl Drop for Session<'_> {
     fn drop(&mut self) {
         let listener = self.listener;
-        self.log.drain(|line| listener(Progress::Log(line)));
+        if let Some(log) = &mut self.log {
+            log.drain(|line| listener(Progress::Log(line)));
+        }
+        if self.emulator.is_none() {
+            self.link.close();
+        }
     }
 }
 
-impl Info {
-    fn new(info: wire::Info<'_>, flash_bytes: u64, fixed_ram_bytes: u64) -> Self {
+/// The checksum that tells the packed file at `path` from others.
+fn checksum(path: &Path) -> Result<u32> {
+    let mut head = [0; size_of::<Header>()];
+    std::fs::File::open(path)
+        .and_then(|mut file| file.read_exact(&mut head))
+        .map_err(Error::io(format!("read the model {}", path.display())))?;
+    let (_, crc) = head.split_last_chunk().unwrap_or((&[], &[0; 4]));
+    Ok(u32::from_le_bytes(*crc))
+}
+
+impl From<wire::Info<'_>> for Info {
+    fn from(info: wire::Info<'_>) -> Self {
         Self {
             board: info.board.into(),
             firmware: info.firmware.into(),
@@ -382,8 +559,11 @@ impl Info {
             arena_bytes: info.arena_bytes.into(),
             arena_available: info.arena_available.into(),
             text_limit: info.text_limit,
-            flash_bytes,
-            ram_bytes: fixed_ram_bytes + u64::from(info.arena_bytes),
+            flash_bytes: info.flash_bytes.into(),
+            ram_bytes: u64::from(info.static_bytes)
+                + u64::from(info.stack_bytes)
+                + u64::from(info.arena_bytes),
+            model_checksum: info.model_checksum,
         }
     }
 }
@@ -413,7 +593,8 @@ fn refused(board: String, refusal: &Refusal<'_>) -> Error {
         Refusal::Runtime(error) => {
             Error::Refused { board, what: error.to_string(), code: error.code }
         }
-        Refusal::Frame(fault) => refused(board, fault.to_string()),
+        Refusal::Frame(fault @ FrameFault::Message) => refused(board, fault.to_string()),
+        Refusal::Frame(fault) => Error::Garbled { board, what: fault.to_string() },
         Refusal::Arena { tokens, needed, available, longest } => {
             Error::Arena { board, tokens, needed, available, longest }
         }

@@ -26,19 +26,22 @@ pub fn run(args: Args) -> Result<()> {
         text = json!({ "boards": boards }).to_string() + "\n";
     } else {
         for board in &boards {
-            let Board { id, description, core, clock_hz, target, qemu, .. } = board;
+            let Board { id, description, core, clock_hz, target, .. } = board;
+            let start = match &board.qemu {
+                Some(qemu) => format!("QEMU {}", qemu.machine.as_ref().unwrap_or(&qemu.program)),
+                None => "real: `grouse flash`, then `grouse run --port`".into(),
+            };
             text += &format!("{id}\n  {description}\n");
-            text += &format!(
-                "  {core} at {} MHz, {target}, QEMU {}\n",
-                clock_hz / 1_000_000,
-                qemu.machine
-            );
-            for (name, region) in board.regions.all() {
+            text += &format!("  {core} at {} MHz, {target}, {start}\n", clock_hz / 1_000_000);
+            for (name, region) in board.regions.iter().flat_map(|regions| regions.all()) {
                 text += &format!(
                     "  {name:<6} {:#010x}  {:>9} KiB\n",
                     region.origin,
                     region.length / 1024
                 );
+            }
+            if let Some(bytes) = board.arena_bytes {
+                text += &format!("  arena  by the system {:>7} KiB\n", bytes / 1024);
             }
         }
     }

@@ -10,6 +10,8 @@ mod boards;
 mod demo;
 mod embed;
 mod eval;
+mod fit;
+mod flash;
 mod heal;
 mod inspect;
 mod output;
@@ -43,6 +45,8 @@ enum Command {
     SelfTest(self_test::Args),
     Bench(bench::Args),
     Boards(boards::Args),
+    Fit(fit::Args),
+    Flash(flash::Args),
     Run(run::Args),
     Demo(demo::Args),
 }
@@ -62,6 +66,8 @@ pub fn main() -> ExitCode {
         Command::SelfTest(args) => self_test::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Boards(args) => boards::run(args),
+        Command::Fit(args) => fit::run(args),
+        Command::Flash(args) => flash::run(args),
         Command::Run(args) => run::run(args),
         Command::Demo(args) => demo::run(args),
     };

@@ -5,7 +5,11 @@ use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use grouse_boards::{Answer, Board, Firmware, Info, Offloaded, Options, Progress, Session};
+use grouse_boards::catalogue::Unit;
+use grouse_boards::runner::Listener;
+use grouse_boards::{
+    Answer, Board, Firmware, Info, Offloaded, Options, Progress, Session, Stages, Variant,
+};
 use indicatif::ProgressBar;
 use serde::Serialize;
 
@@ -26,6 +30,13 @@ pub struct Args {
     /// Print nothing but the JSON lines (notes on truncated texts are left out).
     #[arg(long)]
     json: bool,
+    /// Talk to the board on this serial port (/dev/ttyACM0, COM3) instead of booting an emulator. It
+    /// must hold the firmware and this model: `grouse flash`.
+    #[arg(long, value_name = "PORT", conflicts_with_all = ["firmware", "log"])]
+    port: Option<String>,
+    /// Tell what each stage took: tokenize, embed, attention, feed-forward, pool.
+    #[arg(long)]
+    stages: bool,
     /// Kernels to use on the board. All give the same bits.
     #[arg(long, value_name = "NAME", env = "GROUSE_BACKEND")]
     backend: Option<String>,
@@ -56,10 +67,8 @@ struct Line<'a> {
     embedding: &'a [f32],
     board: &'a str,
     backend: &'a str,
-    /// Instructions from text to embedding, as the emulator counts them.
-    instructions: u64,
-    /// Those of them spent on the text before the encoder.
-    tokenize_instructions: u64,
+    #[serde(flatten)]
+    work: Work,
     /// Arena bytes used for the number of tokens in force.
     arena_bytes: u64,
     /// Flash bytes of the firmware without the model.
@@ -70,9 +79,48 @@ struct Line<'a> {
     ram_bytes: u64,
     /// The stack's depth during this text.
     stack_bytes: u32,
+    /// Work of the stages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stages: Option<Stages>,
     /// What the accelerator did so far.
     #[serde(skip_serializing_if = "Option::is_none")]
     accelerator: Option<&'a Offloaded>,
+}
+
+/// Work from text to embedding, and that of it before the encoder, as the board can tell it.
+#[derive(Debug, Default, Serialize)]
+struct Work {
+    /// As the emulator counts them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instructions: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tokenize_instructions: Option<u64>,
+    /// By the core's own counter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cycles: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tokenize_cycles: Option<u64>,
+    /// By the clock of the operating system; an emulator's is the host's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nanoseconds: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tokenize_nanoseconds: Option<u64>,
+}
+
+impl Work {
+    fn new(unit: Unit, answer: &Answer) -> Self {
+        let (all, tokenize) = (Some(answer.work), Some(answer.tokenize_work));
+        let nothing = Self::default();
+        match unit {
+            Unit::Instructions => {
+                Self { instructions: all, tokenize_instructions: tokenize, ..nothing }
+            }
+            Unit::Cycles => Self { cycles: all, tokenize_cycles: tokenize, ..nothing },
+            Unit::Nanoseconds => {
+                Self { nanoseconds: all, tokenize_nanoseconds: tokenize, ..nothing }
+            }
+        }
+    }
 }
 
 /// Runs the command.
@@ -84,34 +132,51 @@ pub fn run(args: Args) -> Result<()> {
     let texts = args.texts.read()?;
     let terminal = Terminal::new(args.log);
     let listener = |progress: Progress<'_>| terminal.hear(progress);
-    let firmware = match &args.firmware {
-        Some(path) => Firmware::open(path),
-        None => Firmware::build(&board, &listener),
-    }
-    .map_err(board_error)?;
     let options = Options {
         max_tokens: args.tokens,
-        backend: args.backend,
-        accelerator: args.accelerator,
+        backend: args.backend.clone(),
+        accelerator: args.accelerator.clone(),
         timeout: Duration::from_secs(args.timeout),
     };
-    let mut session =
-        Session::boot(&board, &firmware, &args.file, &options, &listener).map_err(board_error)?;
+    let mut session = match &args.port {
+        Some(port) => Session::connect(&board, port, &args.file, &options, &listener),
+        None => boot(&args, &board, &options, &listener),
+    }
+    .map_err(board_error)?;
     let info = session.info().clone();
     terminal.hear(Progress::Step(&format!(
         "{} is ready: {} of {} arena bytes for {} tokens, backend {}",
         board.id, info.arena_bytes, info.arena_available, info.max_tokens, info.backend
     )));
     for (number, text) in texts.iter().enumerate() {
-        let answer = session.embed(text).map_err(board_error)?;
+        let answer = if args.stages { session.bench(text) } else { session.embed(text) };
+        let answer = answer.map_err(board_error)?;
         if answer.truncated && !args.json {
             let limit = answer.ids.len();
             eprintln!("note: text {} is longer than {limit} tokens and was truncated", number + 1);
         }
-        print_line(text, &answer, &info)?;
+        print_line(text, &answer, &info, board.counter.unit)?;
     }
     terminal.finish();
     Ok(())
+}
+
+/// Builds the firmware, unless one is named, and boots it in the board's emulator.
+fn boot<'l>(
+    args: &Args,
+    board: &Board,
+    options: &Options,
+    listener: Listener<'l>,
+) -> grouse_boards::Result<Session<'l>> {
+    let firmware = match &args.firmware {
+        Some(path) => Firmware::open(path)?,
+        // The shipped image has no room for a model of hardware.
+        None if args.accelerator.is_some() => {
+            Firmware::build_with(board, Variant::AcceleratorModel, listener)?
+        }
+        None => Firmware::build(board, listener)?,
+    };
+    Session::boot(board, &firmware, &args.file, options, listener)
 }
 
 /// An error of the boards as one of this program.
@@ -120,7 +185,7 @@ pub(super) fn board_error(error: grouse_boards::Error) -> Error {
 }
 
 /// Every line is written as soon as it is there: an emulated board takes its time.
-fn print_line(text: &str, answer: &Answer, info: &Info) -> Result<()> {
+fn print_line(text: &str, answer: &Answer, info: &Info, unit: Unit) -> Result<()> {
     let line = Line {
         text,
         ids: &answer.ids,
@@ -128,13 +193,13 @@ fn print_line(text: &str, answer: &Answer, info: &Info) -> Result<()> {
         embedding: &answer.embedding,
         board: &info.board,
         backend: &info.backend,
-        instructions: answer.instructions,
-        tokenize_instructions: answer.tokenize_instructions,
+        work: Work::new(unit, answer),
         arena_bytes: info.arena_bytes,
         flash_bytes: info.flash_bytes,
         model_bytes: info.model_bytes,
         ram_bytes: info.ram_bytes,
         stack_bytes: answer.stack_bytes,
+        stages: answer.stages,
         accelerator: answer.offloaded.as_ref(),
     };
     let mut line = serde_json::to_string(&line)
@@ -147,7 +212,7 @@ fn print_line(text: &str, answer: &Answer, info: &Info) -> Result<()> {
 }
 
 /// Progress on standard error: a spinner on a terminal, a line a step elsewhere.
-struct Terminal {
+pub(super) struct Terminal {
     spinner: Option<ProgressBar>,
     log: bool,
     /// The first crate of a build, so that a fresh build says nothing.
@@ -155,7 +220,7 @@ struct Terminal {
 }
 
 impl Terminal {
-    fn new(log: bool) -> Self {
+    pub(super) fn new(log: bool) -> Self {
         let spinner = std::io::stderr().is_terminal().then(ProgressBar::new_spinner);
         if let Some(spinner) = &spinner {
             spinner.enable_steady_tick(Duration::from_millis(120));
@@ -163,7 +228,7 @@ impl Terminal {
         Self { spinner, log, told: Cell::new(false) }
     }
 
-    fn hear(&self, progress: Progress<'_>) {
+    pub(super) fn hear(&self, progress: Progress<'_>) {
         match (progress, &self.spinner) {
             (Progress::Log(line), Some(spinner)) if self.log => {
                 spinner.suspend(|| eprintln!("{line}"))
@@ -181,7 +246,7 @@ impl Terminal {
         }
     }
 
-    fn finish(&self) {
+    pub(super) fn finish(&self) {
         if let Some(spinner) = &self.spinner {
             spinner.finish_and_clear();
         }

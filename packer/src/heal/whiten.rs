@@ -203,7 +203,8 @@ mod tests {
             };
             moved.push((0..cols).map(|i| f64::from(row[i]) * seen(i)).sum::<f64>());
         }
-        let (least, most) = moved.iter().fold((f64::MAX, 0.0f64), |m, v| (m.0.min(*v), m.1.max(*v)));
+        let (least, most) =
+            moved.iter().fold((f64::MAX, 0.0f64), |m, v| (m.0.min(*v), m.1.max(*v)));
         assert!(blocks.shared > 1 && most < 1.5 * least, "{moved:?}");
     }
 }

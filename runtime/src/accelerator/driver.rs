@@ -163,7 +163,7 @@ impl<B: Bus> Driver<B> {
             tokens: job.tokens as u32,
             job: number,
             weights_checksum,
-            panel_checksum: Some(crc32fast::hash(bytemuck::must_cast_slice(job.panel))),
+            panel_checksum: Some(crate::crc::hash(bytemuck::must_cast_slice(job.panel))),
         };
         self.descriptor.0 = descriptor.to_bytes();
         let lent = Lent { descriptor: &self.descriptor, ..lent };
@@ -178,7 +178,7 @@ impl<B: Bus> Driver<B> {
         let stopped = if ended.is_err() { reset(bus, limits, &lent) } else { Ok(()) };
         bus.take_back(&lent);
         let ended = stopped.and(ended).and_then(|expected| {
-            let found = crc32fast::hash(bytemuck::must_cast_slice(sums));
+            let found = crate::crc::hash(bytemuck::must_cast_slice(sums));
             if found == expected {
                 return Ok(());
             }
@@ -212,7 +212,7 @@ impl<B: Bus> Accelerator for Driver<B> {
         }
         let checksum = job.weights_checksum.or_else(|| {
             let bytes = bytemuck::must_cast_slice(job.weights);
-            self.limits.check_unknown_weights.then(|| crc32fast::hash(bytes))
+            self.limits.check_unknown_weights.then(|| crate::crc::hash(bytes))
         });
         // Tokens never mix, so a part of them is a job of its own.
         let mut first = 0;

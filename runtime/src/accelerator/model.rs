@@ -1,7 +1,7 @@
 //! The device in software: it obeys `docs/accelerator.md` register by register, without an
 //! allocation, so that it runs in tests, in benches and inside a board's firmware.
 
-use crc32fast::Hasher;
+use crate::crc::Hasher;
 
 use super::driver::{Bus, Lent};
 use super::faults::Regions;

@@ -1,6 +1,6 @@
 //! The register map and the job descriptor, as `docs/accelerator.md` defines them.
 
-use crc32fast::Hasher;
+use crate::crc::Hasher;
 
 use super::TILE_DEPTH;
 

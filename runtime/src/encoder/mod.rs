@@ -26,6 +26,21 @@ pub struct Encoder<'m, 'a> {
     plan: Plan,
     buffers: Buffers<'a>,
     tokens: usize,
+    clock: Option<fn() -> u64>,
+    stages: Stages,
+}
+
+/// Ticks that the stages of the last call took, by [`Encoder::with_clock`]'s clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stages {
+    /// Looking up words and positions, and their LayerNorm.
+    pub embed: u64,
+    /// All layers' Q, K and V, attention, its output and LayerNorm.
+    pub attention: u64,
+    /// All layers' feed-forward parts and LayerNorms.
+    pub feed_forward: u64,
+    /// Pooling and normalisation.
+    pub pool: u64,
 }
 
 impl core::fmt::Debug for Encoder<'_, '_> {
@@ -83,7 +98,23 @@ impl<'m, 'a> Encoder<'m, 'a> {
         // Sizes of this model, whichever the plan was made for.
         let plan = plan.remade(model)?;
         let buffers = plan.carve(arena)?;
-        Ok(Self { model: *model, backend, plan, buffers, tokens: 0 })
+        let (clock, stages) = (None, Stages::default());
+        Ok(Self { model: *model, backend, plan, buffers, tokens: 0, clock, stages })
+    }
+
+    /// The same with its stages timed by `clock`, whose ticks [`Encoder::stages`] counts.
+    #[must_use]
+    pub fn with_clock(self, clock: fn() -> u64) -> Self {
+        Self { clock: Some(clock), ..self }
+    }
+
+    /// What the stages of the last call took; zeros without a clock.
+    pub fn stages(&self) -> Stages {
+        self.stages
+    }
+
+    fn now(&self) -> u64 {
+        self.clock.map_or(0, |clock| clock())
     }
 
     /// The memory plan.
@@ -147,10 +178,12 @@ impl<'m, 'a> Encoder<'m, 'a> {
         }
         self.forward_with(texts, offload)?;
         let mut first = 0;
+        let start = self.now();
         for (text, out) in texts.iter().zip(out.chunks_exact_mut(hidden.max(1))) {
             self.pool(first, text.len(), out)?;
             first += text.len();
         }
+        self.stages.pool = self.now().wrapping_sub(start);
         Ok(())
     }
 
@@ -168,7 +201,17 @@ impl<'m, 'a> Encoder<'m, 'a> {
         mut offload: Option<&mut Offload<'_>>,
     ) -> Result<()> {
         self.tokens = 0;
+        let mut stages = Stages::default();
+        let mut before = self.now();
+        let clock = self.clock;
+        let mut lap = |stage: &mut u64| {
+            let Some(clock) = clock else { return };
+            let now = clock();
+            *stage = stage.wrapping_add(now.wrapping_sub(before));
+            before = now;
+        };
         self.embed_tokens(texts)?;
+        lap(&mut stages.embed);
         self.tokens = texts.iter().map(|text| text.len()).sum();
         for i in 0..self.model.arch().layers as usize {
             let layer = self.model.layer(i)?;
@@ -177,8 +220,11 @@ impl<'m, 'a> Encoder<'m, 'a> {
             let Buffers { hidden, work } = &mut self.buffers;
             run.project(hidden, work, offload.as_deref_mut())?;
             run.attend(texts, hidden, work, offload.as_deref_mut())?;
+            lap(&mut stages.attention);
             run.feed_forward(hidden, work, offload.as_deref_mut())?;
+            lap(&mut stages.feed_forward);
         }
+        self.stages = stages;
         Ok(())
     }
 

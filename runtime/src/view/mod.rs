@@ -68,6 +68,11 @@ fn read_header(file: &[u8]) -> Result<&Header> {
 }
 
 impl<'a> Model<'a> {
+    /// The checksum of the header and of all sections' checksums: it tells one file from another.
+    pub fn checksum(&self) -> u32 {
+        self.header.crc
+    }
+
     /// Validates `file` from end to end and returns a view of it.
     ///
     /// The first byte must lie at a multiple of [`format::BASE_ALIGN`]. Every byte is read once
@@ -225,7 +230,7 @@ fn section_table<'a>(file: &'a [u8], header: &Header) -> Result<&'a [SectionEntr
     let size =
         (header.section_count as usize).checked_mul(size_of::<SectionEntry>()).ok_or(too_short)?;
     let table = file.get(head..).and_then(|rest| rest.get(..size)).ok_or(too_short)?;
-    let mut crc = crc32fast::Hasher::new();
+    let mut crc = crate::crc::Hasher::new();
     crc.update(file.get(..head - size_of::<u32>()).unwrap_or_default());
     crc.update(table);
     if crc.finalize() != header.crc {
@@ -248,7 +253,7 @@ fn check_sections(file: &[u8], header: &Header, sections: &[SectionEntry]) -> Re
             return Err(malformed("a section does not follow the one before it"));
         }
         let bytes = entry_bytes(file, entry)?;
-        if crc32fast::hash(bytes) != entry.crc {
+        if crate::crc::hash(bytes) != entry.crc {
             return Err(Error::Checksum { section: SectionName(entry.kind), index: entry.index });
         }
         end = entry.offset + entry.bytes;

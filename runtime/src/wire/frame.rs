@@ -7,7 +7,7 @@
 //! A zero byte ends a frame and stands nowhere else, so a receiver that lost its place finds the
 //! next frame by itself.
 
-use crc32fast::Hasher;
+use crate::crc::Hasher;
 use serde::{Deserialize, Serialize};
 
 use super::{LINE_BYTES, PROTOCOL};
@@ -210,7 +210,7 @@ pub fn decode<'a, T: Deserialize<'a>>(stuffed: &'a mut [u8]) -> Frame<T> {
     let Some((checked, crc)) = bytes.split_last_chunk::<CHECKSUM>() else {
         return damaged(FrameFault::TooShort);
     };
-    if crc32fast::hash(checked) != u32::from_le_bytes(*crc) {
+    if crate::crc::hash(checked) != u32::from_le_bytes(*crc) {
         return damaged(FrameFault::Checksum);
     }
     let Some(([version, id @ ..], body)) = checked.split_first_chunk::<HEADER>() else {
@@ -243,10 +243,10 @@ mod tests {
     fn bytes_are_as_documented() {
         let mut line = [0; LINE_BYTES];
         let length = encode(0x0102, &Request::Ping { nonce: 5 }, &mut line).expect("fits");
-        // version 1, id 02 01, variant 1, nonce 5, CRC-32 of these five bytes.
-        let crc = crc32fast::hash(&[1, 2, 1, 1, 5]).to_le_bytes();
+        // version 2, id 02 01, variant 1, nonce 5, CRC-32 of these five bytes.
+        let crc = crc32fast::hash(&[2, 2, 1, 1, 5]).to_le_bytes();
         assert!(!crc.contains(&0));
-        assert_eq!(line[..length], [10, 1, 2, 1, 1, 5, crc[0], crc[1], crc[2], crc[3], 0]);
+        assert_eq!(line[..length], [10, 2, 2, 1, 1, 5, crc[0], crc[1], crc[2], crc[3], 0]);
     }
 
     #[test]

@@ -50,6 +50,8 @@ pub enum Request<'a> {
     },
     /// Fail on purpose; answered by [`Response::Fault`], after which the board has stopped.
     Crash(Crash),
+    /// As [`Request::Embed`], with [`Response::Stages`] before [`Response::Done`].
+    Bench,
 }
 
 /// Ways to fail on purpose.
@@ -120,6 +122,17 @@ pub enum Response<'a> {
     Fault(FaultReport<'a>),
     /// Comes before [`Response::Done`] when [`Request::Hello`] named an accelerator.
     Offloaded(Offloaded<'a>),
+    /// To [`Request::Bench`], before [`Response::Done`]: ticks of the encoder's stages.
+    Stages {
+        /// Looking up words and positions.
+        embed: u64,
+        /// All layers' attention.
+        attention: u64,
+        /// All layers' feed-forward parts.
+        feed_forward: u64,
+        /// Pooling.
+        pool: u64,
+    },
 }
 
 /// What an accelerator did since it was attached.
@@ -180,6 +193,14 @@ pub struct Info<'a> {
     pub arena_available: u32,
     /// Longest text in bytes.
     pub text_limit: u32,
+    /// Bytes of the firmware's code, constants and initial values.
+    pub flash_bytes: u32,
+    /// Bytes of its statics.
+    pub static_bytes: u32,
+    /// Bytes kept for the stack.
+    pub stack_bytes: u32,
+    /// Which model it is: [`crate::view::Model::checksum`].
+    pub model_checksum: u32,
 }
 
 /// Why a request was refused.

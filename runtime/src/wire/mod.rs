@@ -12,7 +12,7 @@ pub use message::{
 };
 
 /// Version of the protocol, the first byte of every frame.
-pub const PROTOCOL: u8 = 1;
+pub const PROTOCOL: u8 = 2;
 /// Most bytes of text, ids or embedding that one frame carries.
 pub const CHUNK: usize = 1024;
 /// Longest frame before byte stuffing: header, message and checksum.
