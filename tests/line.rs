@@ -105,6 +105,7 @@ fn a_board_on_a_port_answers_as_an_emulated_one() {
     // No such port, and one that is none.
     let error = connect(&desk.board, "/dev/no-such-port", &path);
     assert!(matches!(error, Error::Port { .. }), "{error}");
+    assert!(!error.remedy().contains("close other programs"), "{}", error.remedy());
     let error = connect(&desk.board, "/dev/null", &path);
     assert!(matches!(error, Error::Port { .. }), "{error}");
 }

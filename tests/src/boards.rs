@@ -117,12 +117,13 @@ pub fn firmware(board: &Board, variant: Variant) -> Option<&'static Firmware> {
     Some(*built.entry((board.id.clone(), variant)).or_insert_with(build))
 }
 
-/// The boards that an emulator here can boot, with their firmware.
+/// The boards that an emulator here can boot and that are wanted, with their firmware.
 ///
 /// # Panics
 /// As [`firmware`].
-pub fn emulated() -> Vec<(Board, &'static Firmware)> {
-    let boards = Board::all().unwrap().into_iter().filter(|board| board.qemu.is_some());
+pub fn emulated(wanted: impl Fn(&Board) -> bool) -> Vec<(Board, &'static Firmware)> {
+    let boards = Board::all().unwrap().into_iter();
+    let boards = boards.filter(|board| board.qemu.is_some() && wanted(board));
     boards.filter_map(|board| firmware(&board, Variant::Shipped).map(|f| (board, f))).collect()
 }
 

@@ -31,10 +31,14 @@ fn refused(board: &Board, name: &str, error: &serialport::Error) -> Error {
             "you may not use it: run `sudo usermod -a -G dialout $USER`, log in again, and check \
              with `ls -l {name}`"
         ),
-        serialport::ErrorKind::NoDevice if known.is_empty() => {
+        serialport::ErrorKind::NoDevice | serialport::ErrorKind::Io(ErrorKind::NotFound)
+            if known.is_empty() =>
+        {
             "no serial port is there: plug the board in, by a cable that carries data".into()
         }
-        serialport::ErrorKind::NoDevice => format!("the ports here are: {}", known.join(", ")),
+        serialport::ErrorKind::NoDevice | serialport::ErrorKind::Io(ErrorKind::NotFound) => {
+            format!("the ports here are: {}", known.join(", "))
+        }
         _ => "close other programs that use it, or unplug the board and plug it in again".into(),
     };
     Error::Port { board: board.id.clone(), port: name.into(), what: error.to_string(), remedy }
