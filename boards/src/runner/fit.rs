@@ -195,7 +195,8 @@ impl Work {
                 match matrix.weights() {
                     DataType::I8 => work.i8_macs += macs,
                     DataType::I4 => work.i4_macs += macs,
-                    DataType::F16 | DataType::F32 => work.float_macs += macs,
+                    // No matrix has int2.
+                    DataType::I2 | DataType::F16 | DataType::F32 => work.float_macs += macs,
                 }
                 work.elements += (matrix.rows() + matrix.cols()) as u64 * tokens;
             }

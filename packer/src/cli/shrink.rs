@@ -249,5 +249,5 @@ impl Shrink {
 
 /// Bytes for the packed file and for the arena.
 fn limits(board: &Board) -> (u64, u64) {
-    (u64::from(board.regions.model.length), u64::from(board.regions.arena.length))
+    (board.model_available(), board.arena_available())
 }

@@ -177,7 +177,6 @@ fn start(region: Region, lent: &Lent<'_>) -> *const u8 {
 /// was read and written; Arm and RISC-V have an instruction that includes other masters.
 fn full_barrier() {
     fence(Ordering::SeqCst);
-    // SAFETY: the instructions only wait; they have no operands.
     #[cfg(all(
         not(miri),
         any(
@@ -188,6 +187,7 @@ fn full_barrier() {
             target_arch = "x86_64"
         )
     ))]
+    // SAFETY: the instructions only wait; they have no operands.
     unsafe {
         #[cfg(any(target_arch = "aarch64", all(target_arch = "arm", target_os = "none")))]
         core::arch::asm!("dsb sy", options(nostack, preserves_flags));
