@@ -229,9 +229,8 @@ fn attend(q: &Matrix, k: &Matrix, v: &Matrix, starts: &[usize], heads: usize) ->
     }
     parts.into_par_iter().for_each(|(tokens, out)| {
         let span = tokens.start * hidden..tokens.end * hidden;
-        let [q, k, v] = [q, k, v].map(|m| {
-            MatRef::from_row_major_slice(&m.data[span.clone()], tokens.len(), hidden)
-        });
+        let [q, k, v] = [q, k, v]
+            .map(|m| MatRef::from_row_major_slice(&m.data[span.clone()], tokens.len(), hidden));
         let mut out = MatMut::from_row_major_slice_mut(out, tokens.len(), hidden);
         let mut weights = vec![0.0f32; tokens.len() * tokens.len()];
         for head in 0..heads {

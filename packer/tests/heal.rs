@@ -155,10 +155,11 @@ fn stopped_and_resumed_is_the_same_as_uninterrupted() {
     let root = tempfile::tempdir().unwrap();
     let (dense, pruned, text) = pair(root.path());
     let mut whole = pruned.clone();
-    heal::heal(&dense, &mut whole, &text, &options(80), &|| false).unwrap();
+    heal::heal(&dense, &mut whole, &text, &Options { rate: 5e-4, ..options(80) }, &|| false)
+        .unwrap();
 
     let file = root.path().join("out.heal");
-    let keep = Options { checkpoint: Some(file.clone()), ..options(80) };
+    let keep = Options { checkpoint: Some(file.clone()), rate: 5e-4, ..options(80) };
     let left = Cell::new(37);
     let stop = || {
         left.set(left.get() - 1);

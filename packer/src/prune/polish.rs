@@ -70,8 +70,8 @@ impl Rest {
             factor.whiten(pick(problem.target, &all, &shared).transpose().to_owned());
         let mut moment = pick(problem.moment, &others, &others);
         moment -= gram(white.as_ref());
-        let target = pick(problem.target, &all, &others)
-            - product(white_target.transpose(), white.as_ref());
+        let target =
+            pick(problem.target, &all, &others) - product(white_target.transpose(), white.as_ref());
         let explained = (0..rows).map(|i| column_energy(&white_target, i)).collect();
         let lambda = problem.lambda;
         Ok(Self {
@@ -146,7 +146,8 @@ impl Rest {
             worth[self.others[o]] = energy / free.max(self.lambda);
         }
         // Shared inputs that would go: own inputs change their weights and their inverse.
-        let towards = Mat::from_fn(own.len(), self.shared.len(), |k, s| shared.towards[(s, own[k])]);
+        let towards =
+            Mat::from_fn(own.len(), self.shared.len(), |k, s| shared.towards[(s, own[k])]);
         let moved = product(weights.as_ref(), towards.as_ref());
         let white = factor.whiten(towards);
         for (s, j) in self.shared.iter().enumerate() {
@@ -232,8 +233,15 @@ mod tests {
     use super::*;
 
     /// The energy that the groups' refitted weights explain, by a solve for every group alone.
-    fn explained(problem: &Problem<'_>, groups: &Groups, g: usize, extra: &[usize], without: Option<usize>) -> f64 {
-        let mut kept: Vec<usize> = groups.inputs(g).into_iter().chain(extra.iter().copied()).collect();
+    fn explained(
+        problem: &Problem<'_>,
+        groups: &Groups,
+        g: usize,
+        extra: &[usize],
+        without: Option<usize>,
+    ) -> f64 {
+        let mut kept: Vec<usize> =
+            groups.inputs(g).into_iter().chain(extra.iter().copied()).collect();
         kept.retain(|j| Some(*j) != without);
         let factor = Factor::new(problem.moment, &kept, problem.lambda).unwrap();
         let white =
