@@ -59,6 +59,26 @@ fn weights(model: &DenseModel) -> Vec<&[f32]> {
 }
 
 #[test]
+fn a_blend_is_the_average_of_before_and_after() {
+    let root = tempfile::tempdir().unwrap();
+    let (dense, pruned, text) = pair(root.path());
+    let healed = |blend: f64| {
+        let mut model = pruned.clone();
+        let options = Options { blend, ..options(20) };
+        heal::heal(&dense, &mut model, &text, &options, &|| false).unwrap();
+        model
+    };
+    let (whole, half) = (healed(1.0), healed(0.5));
+    assert_ne!(weights(&whole), weights(&pruned));
+    let ends = weights(&pruned).concat().into_iter().zip(weights(&whole).concat());
+    for ((before, after), half) in ends.zip(weights(&half).concat()) {
+        assert!((half - (before + after) / 2.0).abs() < 1e-6, "{before} {after} {half}");
+    }
+    let options = Options { blend: 0.0, ..options(20) };
+    assert!(heal::heal(&dense, &mut pruned.clone(), &text, &options, &|| false).is_err());
+}
+
+#[test]
 fn the_tape_computes_what_the_forward_pass_does() {
     for (activation, pooling) in
         [("gelu", Pooling::Mean), ("gelu_new", Pooling::Cls), ("relu", Pooling::Mean)]
@@ -135,10 +155,11 @@ fn stopped_and_resumed_is_the_same_as_uninterrupted() {
     let root = tempfile::tempdir().unwrap();
     let (dense, pruned, text) = pair(root.path());
     let mut whole = pruned.clone();
-    heal::heal(&dense, &mut whole, &text, &options(80), &|| false).unwrap();
+    heal::heal(&dense, &mut whole, &text, &Options { rate: 5e-4, ..options(80) }, &|| false)
+        .unwrap();
 
     let file = root.path().join("out.heal");
-    let keep = Options { checkpoint: Some(file.clone()), ..options(80) };
+    let keep = Options { checkpoint: Some(file.clone()), rate: 5e-4, ..options(80) };
     let left = Cell::new(37);
     let stop = || {
         left.set(left.get() - 1);
