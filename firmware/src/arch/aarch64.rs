@@ -33,6 +33,7 @@ struct Table([u64; 512]);
 /// 2 MiB blocks of [`MEMORY`], each at its own address, but for the one under the stack.
 #[used]
 #[unsafe(no_mangle)]
+#[expect(clippy::indexing_slicing, reason = "the compiler works this out, and checks it")]
 static GROUSE_BLOCKS: Table = {
     let hole = crate::board::RAM_ORIGIN as u64 - BLOCK;
     let (mut table, mut i) = ([0; 512], 0);
@@ -45,6 +46,11 @@ static GROUSE_BLOCKS: Table = {
 };
 
 global_asm!(
+    // The table of GiB, which the code below writes before anything else runs.
+    ".section .bss.grouse_top, \"aw\", %nobits",
+    ".balign 4096",
+    "grouse_top:",
+    ".skip 4096",
     ".section .vectors, \"ax\"",
     ".balign 2048",
     "grouse_vectors:",
@@ -71,8 +77,7 @@ global_asm!(
     "adrp x0, grouse_vectors",
     "add x0, x0, :lo12:grouse_vectors",
     "msr vbar_el1, x0",
-    // The first four GiB: devices, memory by blocks, nothing, nothing. The table of them lies at
-    // the start of RAM's statics, which are cleared first.
+    // Statics: cleared, or copied from behind the constants.
     "adrp x0, __sbss",
     "add x0, x0, :lo12:__sbss",
     "adrp x1, __ebss",
@@ -92,8 +97,9 @@ global_asm!(
     "ldp x3, x4, [x0], #16",
     "stp x3, x4, [x1], #16",
     "b 4b",
-    "5: adrp x0, GROUSE_TOP",
-    "add x0, x0, :lo12:GROUSE_TOP",
+    // The first four GiB: devices, memory by blocks, nothing, nothing.
+    "5: adrp x0, grouse_top",
+    "add x0, x0, :lo12:grouse_top",
     "ldr x1, ={device}",
     "str x1, [x0]",
     "adrp x1, GROUSE_BLOCKS",
@@ -122,16 +128,6 @@ global_asm!(
     device = const DEVICE,
     table = const TABLE,
 );
-
-/// The table of GiB, written by the code above before anything else runs.
-#[used]
-#[unsafe(no_mangle)]
-static GROUSE_TOP: TopTable = TopTable(core::cell::UnsafeCell::new(Table([0; 512])));
-
-struct TopTable(core::cell::UnsafeCell<Table>);
-
-// SAFETY: no Rust code reads or writes it.
-unsafe impl Sync for TopTable {}
 
 extern "C" fn start() -> ! {
     crate::run()

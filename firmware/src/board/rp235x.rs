@@ -50,8 +50,8 @@ pub fn start() {
     let log = (pins.gpio4.into_function(), pins.gpio5.into_function());
     let log = UartPeripheral::new(chip.UART1, log, &mut chip.RESETS);
     // From here on the lines are the driver's, by their registers. The timer runs by now.
-    core::mem::forget(wire.enable(settings(), peripheral));
-    core::mem::forget(log.enable(settings(), peripheral));
+    let lines = (wire.enable(settings(), peripheral), log.enable(settings(), peripheral));
+    let (Ok(_), Ok(_)) = lines else { return };
     let _ = hal::Timer::new_timer0(chip.TIMER0, &mut chip.RESETS, &clocks);
 }
 
