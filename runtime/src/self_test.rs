@@ -4,6 +4,7 @@
 //! It finds a backend, a build or a processor that does not give Grouse's bits, and weights that
 //! are not those that were packed although the checksums match.
 
+use crate::crc;
 use crate::encoder::Encoder;
 use crate::error::Error;
 use crate::view::{Model, Test};
@@ -59,12 +60,12 @@ pub struct Summary {
 
 /// CRC-32 of ids, as the file has it.
 pub fn ids_crc(ids: &[u32]) -> u32 {
-    crc32fast::hash(bytemuck::must_cast_slice(ids))
+    crc::hash(bytemuck::must_cast_slice(ids))
 }
 
 /// CRC-32 of an embedding's bits, as the file has it.
 pub fn embedding_crc(values: &[f32]) -> u32 {
-    crc32fast::hash(bytemuck::must_cast_slice(values))
+    crc::hash(bytemuck::must_cast_slice(values))
 }
 
 impl Model<'_> {

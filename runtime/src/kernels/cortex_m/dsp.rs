@@ -159,7 +159,7 @@ impl attention8::Panel<Pairs> for Place<'_> {
     fn put(&mut self, _s: Pairs, tile: usize, part: usize, words: [[i32; 2]; 4]) {
         for token in (2 * part..self.live.min(TILE_TOKENS)).take(2) {
             let first = token / TOGETHER * TOGETHER;
-            let tokens = (self.live - first).min(TOGETHER);
+            let tokens = (self.live - first).clamp(1, TOGETHER);
             let input = tile * TILE_DEPTH;
             let at = TOKEN_BYTES * (first * self.capacity + input * tokens);
             let steps = self.panel.get_mut(at..).unwrap_or_default();
