@@ -21,6 +21,8 @@ use crate::prune::solve::Factor;
 const NOISE: f64 = 0.1;
 /// The same as a part of the inputs' mean variance.
 const FLOOR: f64 = 0.001;
+/// How many times the floor may be raised tenfold.
+const WIDER: i32 = 6;
 
 /// One block of stored weights, `[rows][inputs]`.
 struct Block {
@@ -61,7 +63,7 @@ impl Coordinates {
             .into_par_iter()
             .map(|(at, rows, first, inputs)| {
                 let kept = &blocks.gathered[first..first + inputs];
-                let inverse = Factor::new(moment.as_ref(), kept, floor.max(1e-12))?.inverse();
+                let inverse = factor(moment.as_ref(), kept, floor.max(1e-12))?.inverse();
                 let inverse = (0..inputs * inputs)
                     .map(|i| (size * inverse[(i / inputs, i % inputs)]) as f32)
                     .collect();
@@ -106,6 +108,20 @@ impl Coordinates {
             matmul(out, Accum::Replace, before, inverse, 1.0, Par::Seq);
         });
     }
+}
+
+/// The factor of the moment of the inputs `kept`, with `floor` added to each variance; with ten times
+/// as much, and so on, where rounding has left a moment that is none: inputs that hardly vary about
+/// a large mean do that, and pruning makes such inputs.
+fn factor(moment: MatRef<'_, f64>, kept: &[usize], floor: f64) -> Result<Factor> {
+    let mut found = Factor::new(moment, kept, floor);
+    for power in 1..=WIDER {
+        if found.is_ok() {
+            break;
+        }
+        found = Factor::new(moment, kept, floor * 10f64.powi(power));
+    }
+    found
 }
 
 /// Root of the mean square of the outputs around their means, taking inputs for uncorrelated.
@@ -207,5 +223,13 @@ mod tests {
         let (least, most) =
             moved.iter().fold((f64::MAX, 0.0f64), |m, v| (m.0.min(*v), m.1.max(*v)));
         assert!(moved.len() == cols && most < 1.5 * least, "{moved:?}");
+    }
+
+    #[test]
+    fn a_moment_that_rounding_spoilt_has_a_factor() {
+        let moment = |off: f64| faer::Mat::from_fn(2, 2, |i, j| if i == j { 1.0 } else { off });
+        assert!(factor(moment(0.5).as_ref(), &[0, 1], 0.001).is_ok());
+        assert!(factor(moment(1.2).as_ref(), &[0, 1], 0.001).is_ok());
+        assert!(factor(moment(f64::NAN).as_ref(), &[0, 1], 0.001).is_err());
     }
 }
