@@ -29,7 +29,9 @@ impl File {
 pub fn packed(layers: usize, groups: usize, weights: DataType) -> File {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let path = dir.path().join("model");
-    let shape = Shape { hidden: 384, layers, heads: 12, intermediate: 1536, ..Shape::default() };
+    let (hidden, intermediate, max_positions) = (384, 1536, 128);
+    let shape =
+        Shape { hidden, layers, heads: 12, intermediate, max_positions, ..Shape::default() };
     let vocab = shape.vocab as u32;
     random_bert::write(&path, &shape, 7);
     let mut model = import::load_dir(&path).expect("the random model loads");
