@@ -3,13 +3,15 @@
 //! Needs `qemu-system-arm`; without it every test says that it is skipped. With
 //! `GROUSE_REQUIRE_QEMU=1` a missing emulator is a failure.
 
+use grouse::pack::sections;
 use grouse_boards::runner::Progress;
-use grouse_boards::{Board, Error, Firmware, Options, Session, Variant};
+use grouse_boards::{Board, Error, Firmware, Options, Session, Tested, Variant};
 use grouse_runtime::accelerator::Injected;
-use grouse_runtime::format::DataType;
+use grouse_runtime::format::{DataType, GroupDesc, LayerHeader};
 use grouse_runtime::view::Model;
 use grouse_runtime::wire::Crash;
 use grouse_tests::boards::{Packed, bits, boot, host, quiet, start, texts};
+use grouse_tests::packed::Aligned;
 use grouse_tests::random_bert::Shape;
 
 /// Most flash bytes of the firmware without a model.
@@ -215,6 +217,86 @@ fn garbled_frames_are_refused_and_the_board_goes_on() {
         session.ping().unwrap();
     }
     assert_eq!(session.embed("before and after").unwrap(), expected);
+}
+
+/// Every backend passes the file's own self-test; weights and ids that changed under right checksums
+/// do not, and every other request goes on.
+#[test]
+fn the_self_test_runs_on_the_board() {
+    let Some((board, firmware)) = setup() else { return };
+    let shape = Shape { hidden: 128, heads: 1, intermediate: 256, ..Shape::default() };
+    let packed = Packed::new(DataType::I8, &shape);
+    let counts = |tested: &Tested| (tested.passed, tested.failed, tested.skipped);
+    let mut session = boot(&board, firmware, &packed.model());
+    let all = session.self_tests(&Options::default()).unwrap();
+    let names: Vec<&str> = all.iter().map(|tested| tested.backend.as_str()).collect();
+    assert_eq!(names, ["scalar", "wide", "helium"]);
+    for tested in &all {
+        assert!(counts(tested) == (4, 0, 0) && tested.first.is_none(), "{tested:?}");
+        let deepest = u64::from(tested.stack_bytes);
+        assert!(deepest * 8 > board.stack_bound && deepest <= board.stack_bound, "{tested:?}");
+    }
+    // Two tokens are room for the empty text only.
+    let options = Options { max_tokens: Some(2), ..Options::default() };
+    session.prepare(&options).unwrap();
+    assert_eq!(counts(&session.self_test().unwrap()), (1, 0, 3));
+
+    // Two weights of a row, one more and one less: its sum is right, and so are the checksums.
+    let changed = reseal(&packed.bytes, *b"LAYR", |layer| {
+        let head: &LayerHeader = bytemuck::from_bytes(&layer[..size_of::<LayerHeader>()]);
+        let group = &layer[head.matrices[0].groups as usize..][..size_of::<GroupDesc>()];
+        let block = bytemuck::from_bytes::<GroupDesc>(group).block as usize;
+        let weights: &mut [i8] = bytemuck::cast_slice_mut(&mut layer[block..block + 16]);
+        let a = (0..16).find(|i| weights[*i] < 80).unwrap();
+        let b = (0..16).find(|i| *i != a && weights[*i] > -80).unwrap();
+        weights[a] += 40;
+        weights[b] -= 40;
+    });
+    let mut session = boot(&board, firmware, &packed.file("changed", &changed));
+    for tested in session.self_tests(&Options::default()).unwrap() {
+        let first = tested.first.as_ref().unwrap();
+        assert!(tested.failed > 0 && tested.passed + tested.failed == 4, "{tested:?}");
+        assert!(first.what.contains("another embedding"), "{tested:?}");
+    }
+    session.embed("goes on").unwrap();
+
+    // The longest word, 100 characters, becomes shorter than some word of the texts.
+    let changed = reseal(&packed.bytes, *b"TOKN", |tokenizer| tokenizer[24] = 3);
+    let tested = boot(&board, firmware, &packed.file("changed", &changed)).self_test().unwrap();
+    let first = tested.first.as_ref().unwrap();
+    assert!(first.text > 0 && first.what.contains("other ids"), "{tested:?}");
+
+    // A file of before there were self-tests.
+    let aligned = Aligned::new(&packed.bytes);
+    let model = Model::open(aligned.bytes()).unwrap();
+    let old = sections::file(&parts(&model, |part| part.0 != *b"TEST"));
+    let mut session = boot(&board, firmware, &packed.file("old", &old));
+    let error = session.self_test().unwrap_err();
+    assert!(error.to_string().contains("no self-test"), "{error}");
+    session.embed("goes on").unwrap();
+}
+
+/// The file with `change` made to the first section of this kind, and right checksums.
+fn reseal(bytes: &[u8], kind: [u8; 4], change: impl FnOnce(&mut [u8])) -> Vec<u8> {
+    let aligned = Aligned::new(bytes);
+    let mut parts = parts(&Model::open(aligned.bytes()).unwrap(), |_| true);
+    let part = parts.iter_mut().find(|part| part.0 == kind).unwrap();
+    let mut contents = Aligned::new(&part.2);
+    change(contents.bytes_mut());
+    part.2 = contents.bytes().to_vec();
+    sections::file(&parts)
+}
+
+/// Kind, index and contents of the sections that are wanted.
+fn parts(
+    model: &Model<'_>,
+    wanted: impl Fn(&([u8; 4], u32, Vec<u8>)) -> bool,
+) -> Vec<([u8; 4], u32, Vec<u8>)> {
+    let parts = model.sections().iter().map(|entry| {
+        let start = entry.offset as usize;
+        (entry.kind, entry.index, model.bytes()[start..start + entry.bytes as usize].to_vec())
+    });
+    parts.filter(wanted).collect()
 }
 
 #[test]

@@ -25,15 +25,6 @@ fn others() -> impl Iterator<Item = (Board, &'static Firmware)> {
     boards.into_iter()
 }
 
-/// The names of a board's backends, by its refusal of another.
-fn backends(session: &mut Session<'_>) -> Vec<String> {
-    let options = Options { backend: Some("abacus".into()), ..Options::default() };
-    match session.prepare(&options) {
-        Err(Error::UnknownBackend { known, .. }) => known.split(' ').map(str::to_owned).collect(),
-        other => panic!("{other:?}"),
-    }
-}
-
 /// Models of each kind of weights, with widths that are no multiple of a vector.
 fn models() -> Vec<(DataType, Packed)> {
     let shape = Shape { hidden: 36, heads: 3, intermediate: 84, ..Shape::default() };
@@ -56,7 +47,7 @@ fn every_board_has_the_host_s_bits_and_counts() {
         for (weights, packed) in &models {
             let path = packed.model();
             let mut session = start(&board, firmware, &path);
-            let known = backends(&mut session);
+            let known = session.backends(&Options::default()).unwrap();
             assert!(expected_backends.iter().all(|b| known.iter().any(|k| k == b)), "{known:?}");
             session.prepare(&Options::default()).unwrap();
             assert_eq!(session.info().backend, board.backend, "{}", board.id);
@@ -66,6 +57,9 @@ fn every_board_has_the_host_s_bits_and_counts() {
                 session.prepare(&options).unwrap();
                 // Slow cores and kernels: the strange texts and some lengths only.
                 let some = if *backend == board.backend { all.len() } else { 8 };
+                let tested = session.self_test().unwrap();
+                assert_eq!((tested.passed, tested.failed), (4, 0), "{} {tested:?}", board.id);
+                assert!(u64::from(tested.stack_bytes) <= board.stack_bound, "{tested:?}");
                 let mut before = None;
                 for (text, expected) in all.iter().zip(&expected).take(some) {
                     let name = format!("{} {weights:?} {backend} {text:?}", board.id);

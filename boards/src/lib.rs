@@ -15,4 +15,6 @@ pub mod runner;
 pub use catalogue::Board;
 pub use error::{Error, Result};
 #[cfg(feature = "runner")]
-pub use runner::{Answer, Firmware, Info, Offloaded, Options, Progress, Session, Stages, Variant};
+pub use runner::{
+    Answer, Firmware, Info, Offloaded, Options, Progress, Session, Stages, Tested, Variant,
+};

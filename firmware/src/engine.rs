@@ -4,9 +4,12 @@ use grouse_runtime::encoder::{Encoder, Stages};
 use grouse_runtime::format::MAX_TOKENS;
 use grouse_runtime::kernels::{self, Backend};
 use grouse_runtime::plan::Plan;
+use grouse_runtime::self_test::Summary;
 use grouse_runtime::tokenizer::Tokenizer;
 use grouse_runtime::view::Model;
-use grouse_runtime::wire::{Info, Offloaded, Refusal, RuntimeError};
+use grouse_runtime::wire::{
+    Difference, DifferenceKind, Info, Offloaded, Refusal, RuntimeError, Tested,
+};
 use grouse_runtime::{Error, Result};
 
 use crate::accelerator::{Attached, Choice, Device};
@@ -157,6 +160,22 @@ impl<'m, 'a> Engine<'m, 'a> {
         }
         let ticks = Counter::ticks() - start;
         Ok(Run { tokens, truncated, tokenize_ticks, ticks, stack_bytes: stack::deepest() })
+    }
+
+    /// Runs the texts that the model file carries, without the accelerator; `None` when it carries
+    /// none. `values` is room for an embedding of [`Engine::hidden_size`].
+    pub fn self_test(&mut self, ids: &mut [u32], values: &mut [f32]) -> Option<Tested<'static>> {
+        if self.model.tests().is_empty() {
+            return None;
+        }
+        stack::paint();
+        let mut first = None;
+        let Summary { passed, failed, skipped } =
+            self.model.self_test(&mut self.encoder, ids, values, |number, _, outcome| {
+                let kind = DifferenceKind::new(&outcome);
+                first = first.or(kind.map(|kind| Difference { text: number as u32, kind }));
+            });
+        Some(Tested { passed, failed, skipped, stack_bytes: stack::deepest() as u32, first })
     }
 }
 

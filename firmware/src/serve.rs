@@ -79,6 +79,7 @@ impl Server {
                 Request::Tokenize => self.run(id, engine.as_deref_mut(), Wanted::Ids),
                 Request::Embed => self.run(id, engine.as_deref_mut(), Wanted::Embedding),
                 Request::Bench => self.run(id, engine.as_deref_mut(), Wanted::Stages),
+                Request::SelfTest => self.self_test(id, engine.as_deref_mut()),
                 Request::Count { loops } => {
                     self.output.send(id, &Response::Counted { ticks: count(loops) });
                 }
@@ -147,6 +148,16 @@ impl Server {
         let Run { truncated, tokenize_ticks, ticks, stack_bytes, .. } = run;
         let stack_bytes = stack_bytes as u32;
         self.output.send(id, &Response::Done { truncated, tokenize_ticks, ticks, stack_bytes });
+    }
+
+    fn self_test(&mut self, id: u16, engine: Option<&mut Engine<'_, '_>>) {
+        let Some(engine) = engine else { return self.refuse(id, Refusal::NotReady) };
+        let values = self.values.get_mut(..engine.hidden_size()).unwrap_or_default();
+        let Some(tested) = engine.self_test(self.ids, values) else {
+            return self.refuse(id, Refusal::NoSelfTest);
+        };
+        defmt::info!("self-test: {=u32} passed, {=u32} failed", tested.passed, tested.failed);
+        self.output.send(id, &Response::Tested(tested));
     }
 
     fn refuse_error(&mut self, id: u16, error: &Error) {

@@ -66,26 +66,32 @@ impl SelfTest {
 
     /// What to do, when something differs.
     pub fn verdict(&self) -> Option<Error> {
-        if self.passed {
-            return None;
-        }
-        let failed: Vec<&str> =
-            self.backends.iter().filter(|b| !b.passed).map(|b| b.backend).collect();
-        let names = failed.join(", ");
-        Some(if failed.len() == self.backends.len() {
-            Error::input(
-                format!("the self-test fails with every backend tried ({names})"),
-                "the file is not what was packed, although its checksums match: pack the model \
-                 again",
-            )
-        } else {
-            Error::input(
-                format!("the self-test fails with: {names}"),
-                "use another backend (--backend, or GROUSE_BACKEND) and report this with the \
-                 output of `grouse inspect --cpu`",
-            )
-        })
+        verdict(
+            self.backends.iter().map(|b| (b.backend, b.passed)),
+            "the file is not what was packed, although its checksums match: pack the model again",
+            "use another backend (--backend, or GROUSE_BACKEND) and report this with the output of \
+             `grouse inspect --cpu`",
+        )
     }
+}
+
+/// The error for backends that did not pass: what to do when it is all of them, and when others did.
+pub(crate) fn verdict<'a>(
+    backends: impl IntoIterator<Item = (&'a str, bool)>,
+    all: &str,
+    some: &str,
+) -> Option<Error> {
+    let (passed, failed): (Vec<_>, Vec<_>) = backends.into_iter().partition(|(_, passed)| *passed);
+    if failed.is_empty() {
+        return None;
+    }
+    let names: Vec<&str> = failed.into_iter().map(|(name, _)| name).collect();
+    let names = names.join(", ");
+    Some(if passed.is_empty() {
+        Error::input(format!("the self-test fails with every backend tried ({names})"), all)
+    } else {
+        Error::input(format!("the self-test fails with: {names}"), some)
+    })
 }
 
 fn run(model: &Model<'_>, backend: &'static dyn Backend) -> Result<BackendResult> {

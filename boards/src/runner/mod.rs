@@ -10,11 +10,13 @@ mod link;
 mod log;
 pub mod picture;
 mod port;
+mod self_test;
 mod session;
 
 pub use answer::{Answer, Offloaded, Stages};
 pub use firmware::{Firmware, Variant};
 pub use link::Line;
+pub use self_test::{Difference, Tested};
 pub use session::{Info, Options, Session};
 
 /// What the runner is doing, for people who wait.

@@ -202,7 +202,10 @@ impl<'l> Session<'l> {
     }
 
     /// Repeats what a disturbed line has garbled. What the board answers twice is dropped by its id.
-    fn persist<T>(&mut self, mut attempt: impl FnMut(&mut Self) -> Result<T>) -> Result<T> {
+    pub(super) fn persist<T>(
+        &mut self,
+        mut attempt: impl FnMut(&mut Self) -> Result<T>,
+    ) -> Result<T> {
         for _ in 0..ATTEMPTS {
             match attempt(self) {
                 Err(Error::Garbled { .. }) => {}
@@ -432,7 +435,7 @@ impl<'l> Session<'l> {
     }
 
     /// Sends a request and hands its answers to `take` until that says `true`.
-    fn ask(
+    pub(super) fn ask(
         &mut self,
         request: &Request<'_>,
         mut take: impl FnMut(Response<'_>) -> std::result::Result<bool, &'static str>,
@@ -509,6 +512,11 @@ impl<'l> Session<'l> {
         result
     }
 
+    /// Who hears of progress.
+    pub(super) fn listener(&self) -> Listener<'l> {
+        self.listener
+    }
+
     /// The error for a line that is closed.
     fn lost(&mut self, error: &std::io::Error) -> Error {
         match &mut self.emulator {
@@ -517,7 +525,7 @@ impl<'l> Session<'l> {
         }
     }
 
-    fn nonsense(&self, what: &str) -> Error {
+    pub(super) fn nonsense(&self, what: &str) -> Error {
         Error::Protocol { board: self.board.id.clone(), what: what.into() }
     }
 }
@@ -607,6 +615,9 @@ fn refused(board: String, refusal: &Refusal<'_>) -> Error {
             Error::UnknownBackend { board, name: String::new(), known: known.into() }
         }
         Refusal::NotReady => refused(board, "no model is ready".into()),
+        Refusal::NoSelfTest => {
+            refused(board, "the file carries no self-test; pack the model again".into())
+        }
         Refusal::TextTooLong { needed, limit } => Error::TextTooLong { board, needed, limit },
         Refusal::TextOrder { expected, found } => {
             refused(board, format!("a piece of text came at {found} instead of {expected}"))

@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 mod accelerator;
 mod bench;
+mod board_test;
 mod boards;
 mod demo;
 mod embed;

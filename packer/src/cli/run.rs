@@ -13,12 +13,15 @@ use grouse_boards::{
 use indicatif::ProgressBar;
 use serde::Serialize;
 
+use crate::engine::PackedFile;
 use crate::{Error, Result};
 
+use super::board_test;
 use super::texts::TextArgs;
 
 /// Run a packed model on a board: JSON lines of text, ids, embedding and the board's figures.
 #[derive(Debug, clap::Args)]
+#[command(mut_arg("texts", |texts| texts.required_unless_present("self_test")))]
 pub struct Args {
     /// The packed model.
     file: PathBuf,
@@ -27,13 +30,18 @@ pub struct Args {
     board: String,
     #[command(flatten)]
     texts: TextArgs,
-    /// Print nothing but the JSON lines (notes on truncated texts are left out).
+    /// Print nothing but the JSON lines (notes on truncated texts are left out); with --self-test,
+    /// its result as JSON.
     #[arg(long)]
     json: bool,
     /// Talk to the board on this serial port (/dev/ttyACM0, COM3) instead of booting an emulator. It
     /// must hold the firmware and this model: `grouse flash`.
     #[arg(long, value_name = "PORT", conflicts_with_all = ["firmware", "log"])]
     port: Option<String>,
+    /// Run the texts that the file carries through every backend of the board (or the one of
+    /// --backend) and compare the hashes, instead of texts of your own. Exit code 1 when any differs.
+    #[arg(long, conflicts_with_all = ["texts", "input", "stages", "accelerator"])]
+    self_test: bool,
     /// Tell what each stage took: tokenize, embed, attention, feed-forward, pool.
     #[arg(long)]
     stages: bool,
@@ -130,6 +138,7 @@ impl Work {
 pub fn run(args: Args) -> Result<()> {
     let board = Board::by_id(&args.board).map_err(board_error)?;
     let texts = args.texts.read()?;
+    let file = args.self_test.then(|| PackedFile::open(&args.file)).transpose()?;
     let terminal = Terminal::new(args.log);
     let listener = |progress: Progress<'_>| terminal.hear(progress);
     let options = Options {
@@ -148,6 +157,11 @@ pub fn run(args: Args) -> Result<()> {
         "{} is ready: {} of {} arena bytes for {} tokens, backend {}",
         board.id, info.arena_bytes, info.arena_available, info.max_tokens, info.backend
     )));
+    if let Some(file) = file {
+        let result = board_test::run(&mut session, &options, &file.model()?, args.json);
+        terminal.finish();
+        return result;
+    }
     for (number, text) in texts.iter().enumerate() {
         let answer = if args.stages { session.bench(text) } else { session.embed(text) };
         let answer = answer.map_err(board_error)?;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::FrameFault;
 use crate::accelerator::{Fault, Report};
 use crate::error::{Error, SectionName};
+use crate::self_test::Outcome;
 
 /// What a host asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +53,9 @@ pub enum Request<'a> {
     Crash(Crash),
     /// As [`Request::Embed`], with [`Response::Stages`] before [`Response::Done`].
     Bench,
+    /// Run the texts that the model file carries, by the backend in use and without an accelerator;
+    /// answered by [`Response::Tested`]. A text that was sent before is kept.
+    SelfTest,
 }
 
 /// Ways to fail on purpose.
@@ -133,6 +137,84 @@ pub enum Response<'a> {
         /// Pooling.
         pool: u64,
     },
+    /// To [`Request::SelfTest`].
+    Tested(Tested<'a>),
+}
+
+/// How the self-test of a model file went ([`crate::view::Model::self_test`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Tested<'a> {
+    /// Texts that passed.
+    pub passed: u32,
+    /// Texts with a difference, or refused.
+    pub failed: u32,
+    /// Texts with more tokens than [`Request::Hello`] allows.
+    pub skipped: u32,
+    /// Bytes of stack in use at the deepest, from its top.
+    pub stack_bytes: u32,
+    /// The first text that failed.
+    #[serde(borrow)]
+    pub first: Option<Difference<'a>>,
+}
+
+/// A text of a self-test that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Difference<'a> {
+    /// Number of the text in the file, from 0.
+    pub text: u32,
+    /// What was wrong.
+    #[serde(borrow)]
+    pub kind: DifferenceKind<'a>,
+}
+
+/// What was wrong with a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum DifferenceKind<'a> {
+    /// The tokenizer gave other ids.
+    Ids {
+        /// CRC-32 in the file.
+        expected: u32,
+        /// CRC-32 of what came out.
+        found: u32,
+    },
+    /// The encoder gave another embedding.
+    Embedding {
+        /// CRC-32 in the file.
+        expected: u32,
+        /// CRC-32 of what came out.
+        found: u32,
+    },
+    /// The tokenizer or the encoder refused.
+    Refused(#[serde(borrow)] RuntimeError<'a>),
+}
+
+impl DifferenceKind<'static> {
+    /// What `outcome` says is wrong; `None` when nothing is.
+    pub fn new(outcome: &Outcome) -> Option<Self> {
+        match *outcome {
+            Outcome::Passed | Outcome::Skipped { .. } => None,
+            Outcome::Ids { expected, found } => Some(Self::Ids { expected, found }),
+            Outcome::Embedding { expected, found } => Some(Self::Embedding { expected, found }),
+            Outcome::Refused(error) => Some(Self::Refused(RuntimeError::new(&error))),
+        }
+    }
+}
+
+impl fmt::Display for DifferenceKind<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ids { expected, found } => {
+                write!(f, "other ids: CRC-32 {found:08x} instead of {expected:08x}")
+            }
+            Self::Embedding { expected, found } => {
+                write!(f, "another embedding: CRC-32 {found:08x} instead of {expected:08x}")
+            }
+            Self::Refused(error) => write!(f, "refused: {error}"),
+        }
+    }
 }
 
 /// What an accelerator did since it was attached.
@@ -245,6 +327,8 @@ pub enum Refusal<'a> {
     },
     /// No accelerator and no fault of its model has this name.
     UnknownAccelerator,
+    /// The model file carries no self-test.
+    NoSelfTest,
 }
 
 /// An [`Error`] of the runtime on the line: a number, two figures and what it speaks of.

@@ -8,7 +8,8 @@ pub mod message;
 
 pub use frame::{Frame, FrameFault, Receiver, encode};
 pub use message::{
-    Crash, FaultKind, FaultReport, Info, Offloaded, Refusal, Request, Response, RuntimeError,
+    Crash, Difference, DifferenceKind, FaultKind, FaultReport, Info, Offloaded, Refusal, Request,
+    Response, RuntimeError, Tested,
 };
 
 /// Version of the protocol, the first byte of every frame.
