@@ -2,10 +2,9 @@
 //! and threads. Weights are random: time does not depend on them.
 
 use std::hint::black_box;
-use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use grouse_benches::packed;
+use grouse_benches::{packed, short};
 use grouse_runtime::encoder::Encoder;
 use grouse_runtime::format::{BASE_ALIGN, DataType};
 use grouse_runtime::kernels::{Backend, default, scalar::Scalar};
@@ -71,10 +70,7 @@ fn with_encoder(
 
 criterion_group! {
     name = benches;
-    config = Criterion::default()
-        .sample_size(20)
-        .warm_up_time(Duration::from_millis(200))
-        .measurement_time(Duration::from_millis(600));
+    config = short();
     targets = encoder
 }
 criterion_main!(benches);

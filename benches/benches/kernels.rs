@@ -3,10 +3,9 @@
 //! core's int8 or f32 instructions reach in registers, measured in the same run.
 
 use std::hint::black_box;
-use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use grouse_benches::{packed, peak, timed};
+use grouse_benches::{packed, peak, short, timed};
 use grouse_runtime::encoder::linear::{Input, Scratch, linear};
 use grouse_runtime::format::{DataType, MatrixKind};
 use grouse_runtime::kernels::{Backend, Column, TILE_TOKENS, available, scalar::Scalar};
@@ -118,10 +117,7 @@ fn matmul(c: &mut Criterion) {
 
 criterion_group! {
     name = benches;
-    config = Criterion::default()
-        .sample_size(20)
-        .warm_up_time(Duration::from_millis(200))
-        .measurement_time(Duration::from_millis(600));
+    config = short();
     targets = matmul
 }
 criterion_main!(benches);

@@ -74,3 +74,11 @@ pub fn timed(bencher: &mut criterion::Bencher<'_>, least: &mut f64, mut run: imp
         elapsed
     });
 }
+
+/// Criterion with short measurements: there are many.
+pub fn short() -> criterion::Criterion {
+    criterion::Criterion::default()
+        .sample_size(20)
+        .warm_up_time(std::time::Duration::from_millis(200))
+        .measurement_time(std::time::Duration::from_millis(600))
+}

@@ -43,10 +43,8 @@ td:first-child,th:first-child,td.text{text-align:left} svg{background:#fff} .gri
 figure{margin:0} figcaption{font-size:.8em;color:#556} .figures b{font-size:1.4em} .figures span{margin-right:2em}
 ";
 
-/// The page.
-pub fn html(page: &Page<'_>) -> String {
-    let report = page.report;
-    let title = format!("{} at density {:.3}", page.model, report.density);
+/// A page with a title and what stands below it.
+fn frame(title: &str, body: &Markup) -> String {
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -58,45 +56,55 @@ pub fn html(page: &Page<'_>) -> String {
             }
             body {
                 h1 { (title) }
-                (figures(page))
-                h2 { "What is kept" }
-                p {
-                    "Each picture is a matrix, outputs downwards and inputs to the right, sorted by \
-                     group. Blue inputs are kept by all outputs, green ones by one group of outputs; \
-                     white weights are gone. A grey matrix was left whole, an empty one was dropped: \
-                     its bias says the mean output."
-                }
-                (patterns(report))
-                h2 { "How much each matrix kept, and what it cost" }
-                p {
-                    "Density of every matrix, and the part of its output's energy that is lost. The \
-                     pruner prunes each matrix alone to see how far the embedding moves with its \
-                     error, and keeps weights where that is most."
-                }
-                (charts::bars(report))
-                @if let Some(search) = &report.search {
-                    h2 { "What was tried" }
-                    p {
-                        "Every dot is a sub-network within the budget, judged by its agreement with \
-                         the dense model: the mean cosine of embeddings, on " (search.held_out) " \
-                         held-out sentences and variants of them. The seed, where the losses alone point, has "
-                        (format!("{:.4}", search.seed_score)) "; the best of "
-                        (search.candidates.len()) " has " (format!("{:.4}", search.best_score)) "."
-                    }
-                    (charts::candidates(search))
-                    h2 { "Agreement against size" }
-                    p { "The same model at other budgets, allocated by the losses alone and judged on the same sentences." }
-                    (charts::frontier(search, report.requested_density))
-                }
-                h2 { "Before and after" }
-                p { "How alike the dense and the pruned model find two sentences. What matters is the order." }
-                (examples(page.examples))
-                h2 { "All matrices" }
-                (table(report))
+                (body)
             }
         }
     }
     .into_string()
+}
+
+/// The page.
+pub fn html(page: &Page<'_>) -> String {
+    let report = page.report;
+    let title = format!("{} at density {:.3}", page.model, report.density);
+    let body = html! {
+        (figures(page))
+        h2 { "What is kept" }
+        p {
+            "Each picture is a matrix, outputs downwards and inputs to the right, sorted by \
+             group. Blue inputs are kept by all outputs, green ones by one group of outputs; \
+             white weights are gone. A grey matrix was left whole, an empty one was dropped: \
+             its bias says the mean output."
+        }
+        (patterns(report))
+        h2 { "How much each matrix kept, and what it cost" }
+        p {
+            "Density of every matrix, and the part of its output's energy that is lost. The \
+             pruner prunes each matrix alone to see how far the embedding moves with its \
+             error, and keeps weights where that is most."
+        }
+        (charts::bars(report))
+        @if let Some(search) = &report.search {
+            h2 { "What was tried" }
+            p {
+                "Every dot is a sub-network within the budget, judged by its agreement with \
+                 the dense model: the mean cosine of embeddings, on " (search.held_out) " \
+                 held-out sentences and variants of them. The seed, where the losses alone point, has "
+                (format!("{:.4}", search.seed_score)) "; the best of "
+                (search.candidates.len()) " has " (format!("{:.4}", search.best_score)) "."
+            }
+            (charts::candidates(search))
+            h2 { "Agreement against size" }
+            p { "The same model at other budgets, allocated by the losses alone and judged on the same sentences." }
+            (charts::frontier(search, report.requested_density))
+        }
+        h2 { "Before and after" }
+        p { "How alike the dense and the pruned model find two sentences. What matters is the order." }
+        (examples(page.examples))
+        h2 { "All matrices" }
+        (table(report))
+    };
+    frame(&title, &body)
 }
 
 fn figures(page: &Page<'_>) -> Markup {

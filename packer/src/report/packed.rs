@@ -1,9 +1,9 @@
 //! `grouse inspect --html`: one self-contained page of what is inside a packed file.
 
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{Markup, html};
 
-use super::STYLE;
 use super::charts::{self, Pattern};
+use super::frame;
 use crate::inspect::{Inspection, MatrixFigures};
 
 /// Width of the bar of sections.
@@ -14,62 +14,50 @@ pub fn html(file: &Inspection) -> String {
     let name = file.meta["model"].as_str().unwrap_or("a packed model");
     let title = format!("{name}: {:.2} MB", file.bytes as f64 / 1e6);
     let arch = &file.arch;
-    html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                title { (title) }
-                style { (PreEscaped(STYLE)) }
-            }
-            body {
-                h1 { (title) }
-                p.figures {
-                    span { b { (format!("{:.1} %", 100.0 * file.density)) } " of the encoder's weights" }
-                    span { b { (arch.vocab_size) } " word pieces" }
-                    span { b { (arch.max_tokens) } " tokens at most" }
-                }
-                p {
-                    (arch.layers) " layers, hidden " (arch.hidden_size) ", " (arch.heads)
-                    " heads, feed-forward " (arch.intermediate_size) ", " (arch.activation) ", "
-                    (arch.pooling) " pooling" @if arch.normalize { ", L2-normalised" }
-                    "; word table " (arch.embeddings) "; format v" (file.version) ", layout "
-                    (file.layout) ", checksum " (file.checksum) "."
-                }
-                @if let Some(words) = vocabulary(file) { p { (words) } }
-                h2 { "Bytes" }
-                (bar(file))
-                (sections(file))
-                h2 { "Matrices" }
-                p {
-                    "Outputs downwards and inputs to the right, group after group. Blue inputs are \
-                     read by all groups, green ones by one; white weights are not in the file. A \
-                     grey matrix is whole."
-                }
-                div.grid {
-                    @for m in &file.matrices {
-                        figure {
-                            (charts::pattern(pattern(m)))
-                            figcaption {
-                                "layer " (m.layer) ", " (m.matrix) ", " (m.weights) br;
-                                (format!("{:.3}, {} groups", m.density, m.groups))
-                            }
-                        }
-                    }
-                }
-                h2 { "Working memory" }
-                p { "Bytes of arena for a text of so many tokens; with the least of them each weight is read twice as often." }
-                table {
-                    tr { th { "tokens" } th { "arena" } th { "at least" } }
-                    @for row in &file.arena {
-                        tr { td { (row.tokens) } td { (row.bytes) } td { (row.least_bytes) } }
+    let body = html! {
+        p.figures {
+            span { b { (format!("{:.1} %", 100.0 * file.density)) } " of the encoder's weights" }
+            span { b { (arch.vocab_size) } " word pieces" }
+            span { b { (arch.max_tokens) } " tokens at most" }
+        }
+        p {
+            (arch.layers) " layers, hidden " (arch.hidden_size) ", " (arch.heads)
+            " heads, feed-forward " (arch.intermediate_size) ", " (arch.activation) ", "
+            (arch.pooling) " pooling" @if arch.normalize { ", L2-normalised" }
+            "; word table " (arch.embeddings) "; format v" (file.version) ", layout "
+            (file.layout) ", checksum " (file.checksum) "."
+        }
+        @if let Some(words) = vocabulary(file) { p { (words) } }
+        h2 { "Bytes" }
+        (bar(file))
+        (sections(file))
+        h2 { "Matrices" }
+        p {
+            "Outputs downwards and inputs to the right, group after group. Blue inputs are \
+             read by all groups, green ones by one; white weights are not in the file. A \
+             grey matrix is whole."
+        }
+        div.grid {
+            @for m in &file.matrices {
+                figure {
+                    (charts::pattern(pattern(m)))
+                    figcaption {
+                        "layer " (m.layer) ", " (m.matrix) ", " (m.weights) br;
+                        (format!("{:.3}, {} groups", m.density, m.groups))
                     }
                 }
             }
         }
-    }
-    .into_string()
+        h2 { "Working memory" }
+        p { "Bytes of arena for a text of so many tokens; with the least of them each weight is read twice as often." }
+        table {
+            tr { th { "tokens" } th { "arena" } th { "at least" } }
+            @for row in &file.arena {
+                tr { td { (row.tokens) } td { (row.bytes) } td { (row.least_bytes) } }
+            }
+        }
+    };
+    frame(&title, &body)
 }
 
 fn pattern(m: &MatrixFigures) -> Pattern<'_> {
