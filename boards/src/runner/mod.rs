@@ -6,6 +6,7 @@ mod firmware;
 pub mod fit;
 pub mod flash;
 pub mod image;
+mod info;
 mod link;
 mod log;
 pub mod picture;
@@ -15,9 +16,10 @@ mod session;
 
 pub use answer::{Answer, Offloaded, Stages};
 pub use firmware::{Firmware, Variant};
+pub use info::Info;
 pub use link::Line;
 pub use self_test::{Difference, Tested};
-pub use session::{Info, Options, Session};
+pub use session::{Options, Session};
 
 /// What the runner is doing, for people who wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 //! that the numbers lie close to what two bits can say.
 
 use grouse_runtime::format::{Multiplier, RUN, value_i2};
+use grouse_runtime::math::ROUND;
 
 /// Scales that are tried for a row, as parts of the one with which the largest step covers twice
 /// the largest magnitude. Four levels do best when they leave a run's ends out.
@@ -79,22 +80,10 @@ fn error(values: &[f32], step: f32, zero: f32) -> f32 {
     terms.sum()
 }
 
-/// 1.5 × 2²³: what is added to it is rounded to a whole number.
-const ROUND: f32 = 12_582_912.0;
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn values(count: usize) -> Vec<f32> {
-        let mut state = 7_u32;
-        let mut random = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-        };
-        // The sum of some is nearly normal.
-        (0..count).map(|_| (0..6).map(|_| random()).sum()).collect()
-    }
+    use crate::quantize::tests::values;
 
     fn error_of(grid: &Grid, values: &[f32]) -> f32 {
         let each = values.iter().enumerate().map(|(at, v)| {

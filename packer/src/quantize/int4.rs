@@ -2,6 +2,7 @@
 //! numbers lie close to what four bits can say.
 
 use grouse_runtime::format::{Multiplier, RUN};
+use grouse_runtime::math::ROUND;
 
 /// Largest magnitude of a multiple of the scale: kernels take int8.
 const MOST: f32 = 127.0;
@@ -92,22 +93,10 @@ fn error(values: &[f32], energy: &[f32], scale: f32, multiplier: Multiplier) -> 
     terms.sum()
 }
 
-/// 1.5 × 2²³: what is added to it is rounded to a whole number.
-const ROUND: f32 = 12_582_912.0;
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn values(count: usize) -> Vec<f32> {
-        let mut state = 7_u32;
-        let mut random = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-        };
-        // The sum of some is nearly normal.
-        (0..count).map(|_| (0..6).map(|_| random()).sum()).collect()
-    }
+    use crate::quantize::tests::values;
 
     fn error_of(grid: &Grid, values: &[f32]) -> f32 {
         let each = values.iter().enumerate().map(|(at, v)| {

@@ -177,3 +177,17 @@ pub fn table_int2(table: &Matrix) -> (Vec<u8>, Vec<f32>) {
     let (bytes, scales): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
     (bytes.concat(), scales)
 }
+
+#[cfg(test)]
+mod tests {
+    /// Seeded values that are nearly normal, for the number types' tests.
+    pub fn values(count: usize) -> Vec<f32> {
+        let mut state = 7_u32;
+        let mut random = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        };
+        // The sum of some is nearly normal.
+        (0..count).map(|_| (0..6).map(|_| random()).sum()).collect()
+    }
+}
