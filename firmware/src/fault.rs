@@ -2,6 +2,8 @@
 
 use core::fmt::{Display, Write as _};
 
+#[cfg(target_os = "none")]
+use grouse_runtime::wire::Crash;
 use grouse_runtime::wire::{FaultKind, FaultReport, Response};
 use heapless::String;
 
@@ -37,6 +39,22 @@ struct Cut<'a>(&'a mut String<200>);
 impl core::fmt::Write for Cut<'_> {
     fn write_str(&mut self, text: &str) -> core::fmt::Result {
         text.chars().try_for_each(|c| self.0.push(c)).map_err(|_| core::fmt::Error)
+    }
+}
+
+/// Fails as a test asks for on bare metal; an undefined instruction is left to the caller.
+#[cfg(target_os = "none")]
+pub fn provoke(how: Crash) {
+    match how {
+        Crash::Undefined => {}
+        Crash::BusFault => {
+            // SAFETY: no board has anything at this address, so the read faults and never returns.
+            let _ =
+                unsafe { core::ptr::with_exposed_provenance::<u32>(0xF800_0000).read_volatile() };
+        }
+        Crash::StackOverflow => {
+            core::hint::black_box(endless(1));
+        }
     }
 }
 

@@ -183,17 +183,7 @@ extern "C" fn report_exception(pc: u64, syndrome: u64, address: u64) -> ! {
 
 /// Fails on purpose.
 pub fn crash(how: Crash) -> ! {
-    match how {
-        Crash::Undefined => {}
-        Crash::BusFault => {
-            // SAFETY: nothing is mapped there, so the read faults and never returns.
-            let _ =
-                unsafe { core::ptr::with_exposed_provenance::<u32>(0xF800_0000).read_volatile() };
-        }
-        Crash::StackOverflow => {
-            core::hint::black_box(crate::fault::endless(1));
-        }
-    }
+    crate::fault::provoke(how);
     // SAFETY: an undefined instruction: an exception that never returns.
     unsafe { asm!("udf #0", options(noreturn)) }
 }
