@@ -215,8 +215,8 @@ pub fn linear(input: &Matrix, linear: &Linear) -> Matrix {
     out
 }
 
-/// Softmax attention of each sentence over itself.
-fn attend(q: &Matrix, k: &Matrix, v: &Matrix, starts: &[usize], heads: usize) -> Matrix {
+/// Softmax attention of each sentence over itself, `[tokens][hidden]`.
+pub fn attend(q: &Matrix, k: &Matrix, v: &Matrix, starts: &[usize], heads: usize) -> Matrix {
     let hidden = q.cols;
     let size = hidden / heads;
     let mut out = Matrix::zeros(q.rows, hidden);

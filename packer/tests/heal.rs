@@ -48,6 +48,7 @@ fn options(steps: u32) -> Options {
         rate: 2e-3,
         seed: 0,
         int8: false,
+        refit: 0.0,
         blend: 1.0,
         checkpoint: None,
         resume: false,
@@ -76,6 +77,32 @@ fn a_blend_is_the_average_of_before_and_after() {
     }
     let options = Options { blend: 0.0, ..options(20) };
     assert!(heal::heal(&dense, &mut pruned.clone(), &text, &options, &|| false).is_err());
+}
+
+/// The fit before the first step brings the states nearer to the dense model's, and changes no zero.
+#[test]
+fn the_fit_before_training_helps() {
+    let root = tempfile::tempdir().unwrap();
+    let (dense, pruned, text) = pair(root.path());
+    let mut fitted = pruned.clone();
+    heal::sequential::refit(&dense, &mut fitted, &text.train, 1.0).unwrap();
+    let zeros = |model: &DenseModel| weights(model).concat().iter().map(|w| *w == 0.0).collect();
+    let (before, after): (Vec<bool>, Vec<bool>) = (zeros(&pruned), zeros(&fitted));
+    assert_eq!(before, after);
+    let off = |model: &DenseModel| -> f64 {
+        let batch = Batch::new(&dense.config, &text.held_out).unwrap();
+        let [now, wanted] = [model, &dense].map(|m| forward::run(m, &batch, |_, _, _| {}));
+        now.data.iter().zip(&wanted.data).map(|(a, b)| f64::from(a - b).powi(2)).sum()
+    };
+    assert!(off(&fitted) < 0.9 * off(&pruned), "{} {}", off(&fitted), off(&pruned));
+
+    // Healing begins with it.
+    let mut healed = pruned.clone();
+    let options = Options { refit: 1.0, rate: 1e-9, ..options(1) };
+    heal::heal(&dense, &mut healed, &text, &options, &|| false).unwrap();
+    assert!(off(&healed) < 0.9 * off(&pruned));
+    let options = Options { refit: 1.5, ..options };
+    assert!(heal::heal(&dense, &mut healed, &text, &options, &|| false).is_err());
 }
 
 #[test]

@@ -58,6 +58,10 @@ pub struct HealArgs {
     /// Sentences per step.
     #[arg(long, value_name = "N", default_value_t = heal::SENTENCES)]
     heal_batch: usize,
+    /// How far to go, before the first step, towards the least squares fit on the inputs that the
+    /// pruned model really has; 0 leaves it out
+    #[arg(long, value_name = "PART", default_value_t = heal::REFIT)]
+    heal_refit: f64,
     /// How far to go from the weights before healing to those after it: averages are better than
     /// either.
     #[arg(long, value_name = "PART", default_value_t = heal::BLEND)]
@@ -139,6 +143,7 @@ impl HealArgs {
             rate: self.heal_rate,
             seed,
             int8: self.heal_int8,
+            refit: self.heal_refit,
             blend: self.heal_blend,
             checkpoint: Some(heal_file.clone()),
             resume: self.resume,
@@ -155,6 +160,7 @@ impl HealArgs {
                 "sentences_per_step": options.sentences,
                 "rate": options.rate,
                 "int8": options.int8,
+                "refit": options.refit,
                 "blend": options.blend,
                 "seed": seed,
                 "report": report,

@@ -22,6 +22,7 @@ pub mod loss;
 pub mod neighbours;
 pub mod ops;
 pub mod respell;
+pub mod sequential;
 pub mod student;
 pub mod task;
 pub mod text;
@@ -50,6 +51,9 @@ pub struct Options {
     pub seed: u64,
     /// Round the weights to int8 in every step, as packing will.
     pub int8: bool,
+    /// How far to go, before the first step, towards the least squares fit on the pruned model's own
+    /// inputs ([`sequential`]); 0 leaves it out.
+    pub refit: f64,
     /// How far to go from the weights before healing to those after it; of fine-tuning all the
     /// way.
     pub blend: f64,
@@ -65,10 +69,14 @@ pub const RATE: f64 = 5e-4;
 pub const TASK_RATE: f64 = 2e-4;
 /// Sentences per step unless the caller says otherwise.
 pub const SENTENCES: usize = 32;
+/// Part of the way of the fit before the first step unless the caller says otherwise.
+pub const REFIT: f64 = 0.5;
 /// Part of the way unless the caller says otherwise.
 pub const BLEND: f64 = 0.5;
 /// Sentences of the text from which it is known what a matrix's inputs are like.
 const WHITENED: usize = 600;
+/// Sentences of the text that matrices are fitted on before the first step.
+const REFITTED: usize = 2_000;
 /// Judgements of a short run, about.
 const JUDGEMENTS: u32 = 20;
 /// Steps between judgements. A judgement takes as long as some steps; work since the last is lost
@@ -109,13 +117,15 @@ pub fn heal_trimmed(
 ) -> Result<Report> {
     check_pair(teacher, pruned)?;
     options.check()?;
+    if options.refit > 0.0 {
+        sequential::refit(teacher, pruned, &spread(&text.train, REFITTED), options.refit)?;
+    }
     let spelled: Option<Vec<u8>> = respell.as_ref().map(|respell| respell.bytes().collect());
     let student = Student::new(pruned, options.int8)?.reading(respell);
     let weights = Weights::default();
     let objective = Distill::new(teacher, text, weights, options.sentences, options.seed)?;
-    let step = text.train.len().div_ceil(WHITENED).max(1);
-    let some: Vec<Vec<u32>> = text.train.iter().step_by(step).cloned().collect();
-    let coordinates = student.coordinates(&calibrate::collect(pruned, &some)?)?;
+    let stats = calibrate::collect(pruned, &spread(&text.train, WHITENED))?;
+    let coordinates = student.coordinates(&stats)?;
     let schedule = options.schedule("heal");
     let mut hash = fingerprint(&student, options, &schedule)?;
     hash.update(spelled.unwrap_or_default());
@@ -181,6 +191,12 @@ impl Options {
                 format!("{RATE} is a good start"),
             ));
         }
+        if !(0.0..=1.0).contains(&self.refit) {
+            return Err(Error::input(
+                format!("{} of the way to the fit before the first step", self.refit),
+                format!("give a number from 0 (none) to 1; {REFIT} is a good start"),
+            ));
+        }
         if !(self.blend > 0.0 && self.blend <= 1.0) {
             return Err(Error::input(
                 format!("{} of the way to the healed weights", self.blend),
@@ -200,6 +216,11 @@ impl Options {
         let judge_every = (self.steps / JUDGEMENTS).clamp(*BETWEEN.start(), *BETWEEN.end());
         Schedule { name, steps: self.steps, rate: self.rate, judge_every }
     }
+}
+
+/// At most `most` of the sentences, evenly spread.
+fn spread(sentences: &[Vec<u32>], most: usize) -> Vec<Vec<u32>> {
+    sentences.iter().step_by(sentences.len().div_ceil(most).max(1)).cloned().collect()
 }
 
 /// Refuses a pair of models of which one was not made from the other.

@@ -46,13 +46,9 @@ impl Coordinates {
     /// # Errors
     /// [`crate::Error::Input`] when the statistics are not finite.
     pub fn new(blocks: &Blocks, stored: &[f32], input: &InputStats) -> Result<Self> {
-        let cols = input.mean.len();
-        let moment = faer::Mat::from_fn(cols, cols, |i, j| {
-            let mean = f64::from(input.mean[i]) * f64::from(input.mean[j]);
-            let value = f64::from(input.second_moment.data[i * cols + j]) - mean;
-            if i == j { value.max(0.0) * (1.0 + NOISE) } else { value }
-        });
-        let floor = FLOOR * (0..cols).map(|j| moment[(j, j)]).sum::<f64>() / cols.max(1) as f64;
+        let mean: Vec<f64> = input.mean.iter().map(|m| f64::from(*m)).collect();
+        let second = &input.second_moment;
+        let (moment, floor) = centred_moment(&mean, |i, j| f64::from(second.row(i)[j]));
         let own = blocks.groups.iter().map(|g| (g.at, g.rows, g.first_input, g.inputs));
         let all: Vec<_> = std::iter::once((0, blocks.shared_rows, 0, blocks.shared))
             .chain(own)
@@ -63,7 +59,7 @@ impl Coordinates {
             .into_par_iter()
             .map(|(at, rows, first, inputs)| {
                 let kept = &blocks.gathered[first..first + inputs];
-                let inverse = factor(moment.as_ref(), kept, floor.max(1e-12))?.inverse();
+                let inverse = factor(moment.as_ref(), kept, floor)?.inverse();
                 let inverse = (0..inputs * inputs)
                     .map(|i| (size * inverse[(i / inputs, i % inputs)]) as f32)
                     .collect();
@@ -110,10 +106,25 @@ impl Coordinates {
     }
 }
 
+/// Second moment of inputs about their means, with the noise that every input is taken to have, and
+/// what is to be added to a variance at least.
+pub(super) fn centred_moment(
+    mean: &[f64],
+    second: impl Fn(usize, usize) -> f64,
+) -> (faer::Mat<f64>, f64) {
+    let cols = mean.len();
+    let moment = faer::Mat::from_fn(cols, cols, |i, j| {
+        let value = second(i, j) - mean[i] * mean[j];
+        if i == j { value.max(0.0) * (1.0 + NOISE) } else { value }
+    });
+    let floor = FLOOR * (0..cols).map(|j| moment[(j, j)]).sum::<f64>() / cols.max(1) as f64;
+    (moment, floor.max(1e-12))
+}
+
 /// The factor of the moment of the inputs `kept`, with `floor` added to each variance; with ten times
 /// as much, and so on, where rounding has left a moment that is none: inputs that hardly vary about
 /// a large mean do that, and pruning makes such inputs.
-fn factor(moment: MatRef<'_, f64>, kept: &[usize], floor: f64) -> Result<Factor> {
+pub(super) fn factor(moment: MatRef<'_, f64>, kept: &[usize], floor: f64) -> Result<Factor> {
     let mut found = Factor::new(moment, kept, floor);
     for power in 1..=WIDER {
         if found.is_ok() {

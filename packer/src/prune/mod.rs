@@ -17,7 +17,7 @@ pub mod levels;
 pub mod matrix;
 pub mod options;
 mod polish;
-mod refit;
+pub mod refit;
 mod report;
 pub mod search;
 pub mod solve;

@@ -42,8 +42,13 @@ pub fn refit(problem: &Problem<'_>, weights: &Mat<f64>, groups: &Groups) -> Resu
     Ok(out)
 }
 
-/// Rows of a group by the inputs they keep: one set unless the weights are sparse already.
-fn supports(weights: &Mat<f64>, rows: &[usize], inputs: &[usize]) -> Vec<(Vec<usize>, Vec<usize>)> {
+/// `(inputs kept, rows)` for every set of `inputs` that some of `rows` keep: of a group one set,
+/// unless the weights were sparse before.
+pub fn supports(
+    weights: &Mat<f64>,
+    rows: &[usize],
+    inputs: &[usize],
+) -> Vec<(Vec<usize>, Vec<usize>)> {
     let mut sets: BTreeMap<Vec<usize>, Vec<usize>> = BTreeMap::new();
     for i in rows {
         let kept = inputs.iter().copied().filter(|j| weights[(*i, *j)] != 0.0).collect();
