@@ -113,6 +113,8 @@ enum Step {
     Polish,
     /// The least-squares refit of the kept weights.
     Refit,
+    /// The removal of whole heads and neurons.
+    Units,
 }
 
 /// Pairs of sentences in the report.
@@ -138,6 +140,7 @@ pub fn run(args: Args) -> Result<()> {
         steps: Steps {
             polish: !args.without.contains(&Step::Polish),
             refit: !args.without.contains(&Step::Refit),
+            units: !args.without.contains(&Step::Units),
         },
         density,
         measure,

@@ -21,6 +21,7 @@ mod refit;
 mod report;
 pub mod search;
 pub mod solve;
+pub mod units;
 pub mod version;
 
 use grouse_runtime::format::MatrixKind;
@@ -53,17 +54,17 @@ pub fn prune(model: &mut DenseModel, sentences: &[Vec<u32>], options: &Options) 
     let stats = calibrate::collect(model, sentences)?;
     let mut search = None;
     let steps = options.steps;
+    let source = Source { model, stats: &stats, held_out: None, steps, units: &[] };
     let versions = match options.method {
         Method::Magnitude | Method::Wanda => {
             baselines::unstructured(model, &stats, options);
             Vec::new()
         }
-        Method::Rows => baselines::rows(&Source { model, stats: &stats, steps }, options)?,
-        Method::Groups => {
-            whole(&Source { model, stats: &stats, steps }, &uniform(model, options), options)?
-        }
+        Method::Rows => baselines::rows(&source, options)?,
+        Method::Groups => whole(&source, &uniform(model, options), options)?,
         Method::Auto => {
-            let source = Source { model, stats: &stats, steps };
+            let units = if steps.units { source.rank()? } else { Vec::new() };
+            let source = Source { units: &units, ..source };
             let (levels, found) = auto::choose(&source, sentences, options)?;
             search = found;
             whole(&source, &levels, options)?
@@ -98,7 +99,7 @@ fn uniform(model: &DenseModel, options: &Options) -> Vec<Option<Level>> {
         .map(|(layer, kind)| {
             let (rows, _) = options::shape(model, layer, kind);
             let groups = group_count(options, rows, options.density);
-            Some(Level { density: options.density, groups, shared: options.shared })
+            Some(Level { density: options.density, groups, shared: options.shared, units: 1.0 })
         })
         .collect()
 }
