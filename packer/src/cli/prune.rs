@@ -115,6 +115,8 @@ enum Step {
     Refit,
     /// The removal of whole heads and neurons.
     Units,
+    /// The choice of the number of groups, matrix by matrix.
+    Counts,
 }
 
 /// Pairs of sentences in the report.
@@ -141,6 +143,7 @@ pub fn run(args: Args) -> Result<()> {
             polish: !args.without.contains(&Step::Polish),
             refit: !args.without.contains(&Step::Refit),
             units: !args.without.contains(&Step::Units),
+            counts: !args.without.contains(&Step::Counts),
         },
         density,
         measure,

@@ -8,6 +8,7 @@ use serde::Serialize;
 use rayon::prelude::*;
 
 use super::allocate::{CELLS, Offer, allocate};
+use super::groups::ROW_UNIT;
 use super::levels::{self, Ladder, Source};
 use super::matrix::{DENSE, Level};
 use super::options::{dense_cost, shape};
@@ -25,10 +26,17 @@ const HOLD_OUT: usize = 4;
 const WEIGHED: usize = 40;
 /// Densities that are tried to see what a matrix loses, relative to the one asked for.
 const SKETCHED: [f64; 3] = [0.4, 1.0, 1.8];
-/// Parts of the neurons that may stay.
-const NEURONS: [f64; 5] = [1.0, 0.75, 0.5, 0.35, 0.22];
-/// Parts of the heads that may stay.
-const HEADS: [f64; 4] = [1.0, 0.84, 0.67, 0.5];
+/// The same where only a part of the heads or neurons stays, relative to this part.
+const SKETCHED_WITHIN: [f64; 2] = [0.35, 0.7];
+/// Parts of the neurons that may stay, relative to the density asked for.
+const NEURONS: [f64; 4] = [2.8, 2.0, 1.4, 0.9];
+/// Parts of the heads that may stay. Fewer than half look as good to the judge, but other texts
+/// lose by it (`docs/pruning.md`).
+const HEADS: [f64; 3] = [0.84, 0.67, 0.5];
+/// Group counts that a matrix may have, fewest first.
+const GROUPS: [usize; 5] = [4, 8, 16, 24, 32];
+/// An error this much larger is taken for fewer groups.
+const ABOUT_AS_LITTLE: f64 = 1.01;
 /// Densities of a candidate's matrices, relative to the knapsack's.
 const AROUND: [f64; 9] = [0.3, 0.5, 0.7, 0.85, 1.0, 1.15, 1.4, 1.8, 2.5];
 /// Sentences held out at most.
@@ -89,11 +97,9 @@ pub fn choose(
     let source = Source { stats: &stats, held_out: others.as_deref(), ..*source };
     let densities: Vec<f64> = SKETCHED.iter().map(|s| s * options.density).collect();
     let sketched = |_, kind| -> Vec<(f64, Vec<f64>)> {
-        let mut units = if source.units.is_empty() { vec![1.0] } else { parts(kind).to_vec() };
-        let key = if (kind as usize) < 2 { "XH" } else { "XN" };
-        if let Ok(list) = std::env::var(key) { units = list.split(',').map(|v| v.parse().unwrap()).collect(); }
-        if !units.contains(&1.0) { units.insert(0, 1.0); }
-        units.iter().map(|part| (*part, densities.clone())).collect()
+        let units = if source.units.is_empty() { Vec::new() } else { parts(kind, options.density) };
+        let narrow = |part: f64| (part, SKETCHED_WITHIN.map(|within| within * part).to_vec());
+        [(1.0, densities.clone())].into_iter().chain(units.into_iter().map(narrow)).collect()
     };
     let mut ladders = levels::build(&source, options, levels::SKETCH, sketched)?;
     let quick = Judge::new(source.model, &spread(&held_out, WEIGHED), options.seed)?;
@@ -101,7 +107,7 @@ pub fn choose(
     levels::apply(&worths, &mut ladders);
     let shares = fitted(&source, &shared_out(&source, &ladders, options)?, options);
     if options.search == 0 {
-        return Ok((levels_of(&source, &shares, options), None));
+        return Ok((levels_of(&source, &shares, options)?, None));
     }
     let density = |at: usize| shares[at].density;
     let around = |layer: usize, kind| {
@@ -160,7 +166,7 @@ pub fn choose(
         frontier,
     };
     let shares = fitted(&source, &best_shares, options);
-    Ok((levels_of(&source, &shares, options), Some(report)))
+    Ok((levels_of(&source, &shares, options)?, Some(report)))
 }
 
 /// Judgements that a search of `count` candidates makes at most.
@@ -240,11 +246,13 @@ impl From<Level> for Share {
     }
 }
 
-/// Parts of the heads or neurons that may stay.
-fn parts(kind: MatrixKind) -> &'static [f64] {
+/// Parts of the heads or neurons that may stay, beside all of them.
+fn parts(kind: MatrixKind, density: f64) -> Vec<f64> {
     match kind {
-        MatrixKind::Qkv | MatrixKind::AttentionOutput => &HEADS,
-        MatrixKind::FeedForwardIn | MatrixKind::FeedForwardOut => &NEURONS,
+        MatrixKind::Qkv | MatrixKind::AttentionOutput => HEADS.to_vec(),
+        MatrixKind::FeedForwardIn | MatrixKind::FeedForwardOut => {
+            NEURONS.iter().map(|part| part * density).filter(|part| *part < DENSE).collect()
+        }
     }
 }
 
@@ -265,8 +273,8 @@ fn shared_out(source: &Source<'_>, ladders: &[Ladder], options: &Options) -> Res
             };
             let mut all = Vec::new();
             for (first, second) in of(0).into_iter().zip(of(1)) {
-                if first.units == 1.0 && std::env::var(if half % 2 == 0 { "XH" } else { "XN" }).is_ok_and(|v| !v.contains("1.0")) { continue }
-                let (a, b) = (offers(source, first, &grid, options), offers(source, second, &grid, options));
+                let (a, b) =
+                    (offers(source, first, &grid, options), offers(source, second, &grid, options));
                 for (x, at) in &a {
                     for (y, by) in &b {
                         let offer = Offer { cost: x.cost + y.cost, loss: x.loss + y.loss };
@@ -289,7 +297,6 @@ fn shared_out(source: &Source<'_>, ladders: &[Ladder], options: &Options) -> Res
     let offers: Vec<Vec<Offer>> =
         halves.iter().map(|half| half.iter().map(|(offer, _)| *offer).collect()).collect();
     let chosen = allocate(&offers, budget).ok_or_else(|| too_small(options))?;
-    for (h, (c, half)) in chosen.iter().zip(&halves).enumerate() { eprintln!("X {h} {:?} {:?} of {}", half[*c].0, half[*c].1.map(|s| (s.units, s.density)), half.len()); }
     Ok(chosen.into_iter().zip(&halves).flat_map(|(c, half)| half[c].1).collect())
 }
 
@@ -327,23 +334,78 @@ fn undominated<T>(mut offers: Vec<(Offer, T)>, budget: u64) -> Vec<(Offer, T)> {
 }
 
 fn cost(source: &Source<'_>, at: (usize, MatrixKind), share: Share, options: &Options) -> u64 {
-    let level = level_of(source, at, share, options);
-    options.measure.of(&source.sizes(at, &level))
+    source.cost(at, &level_of(source, at, share, options), options)
 }
 
-fn level_of(source: &Source<'_>, at: (usize, MatrixKind), share: Share, options: &Options) -> Level {
+fn level_of(
+    source: &Source<'_>,
+    at: (usize, MatrixKind),
+    share: Share,
+    options: &Options,
+) -> Level {
     let (rows, cols) = shape(source.model, at.0, at.1);
     let left = source.left(at, share.units);
     let within = share.density * (rows * cols) as f64 / (left.0 * left.1) as f64;
     levels::level(options, left.0, within, share.density, share.units)
 }
 
-/// The levels of shares; `None` where keeping everything is as good.
-fn levels_of(source: &Source<'_>, shares: &[Share], options: &Options) -> Vec<Option<Level>> {
-    let level = |(at, share): ((usize, MatrixKind), &Share)| {
-        (share.density < DENSE).then(|| level_of(source, at, *share, options))
-    };
-    places(source.model).zip(shares).map(level).collect()
+/// The levels of shares, each with the number of groups that suits its matrix; `None` where keeping
+/// everything is as good.
+fn levels_of(
+    source: &Source<'_>,
+    shares: &[Share],
+    options: &Options,
+) -> Result<Vec<Option<Level>>> {
+    let matrices = source.matrices();
+    let progress = Progress::start("groups", matrices.len() as u64, "matrices");
+    let mut levels = vec![None; matrices.len()];
+    let found = matrices
+        .into_par_iter()
+        .map(|at| {
+            let index = 4 * at.0 + at.1 as usize;
+            let share = shares[index];
+            let level = match share.density < DENSE {
+                true => {
+                    Some(with_groups(source, at, level_of(source, at, share, options), options)?)
+                }
+                false => None,
+            };
+            progress.advance(1);
+            Ok((index, level))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    progress.finish();
+    found.into_iter().for_each(|(index, level)| levels[index] = level);
+    Ok(levels)
+}
+
+/// `level` with the number of groups that loses least of its matrix; fewer where about as little
+/// is lost, since every group costs the kernel a list to gather.
+fn with_groups(
+    source: &Source<'_>,
+    at: (usize, MatrixKind),
+    level: Level,
+    options: &Options,
+) -> Result<Level> {
+    if level.groups == 1 || options.groups.is_some() || !options.steps.counts {
+        return Ok(level);
+    }
+    let target = source.target(at.0, at.1)?;
+    let budget = source.cost(at, &level, options);
+    let most = source.left(at, level.units).0 / ROW_UNIT;
+    let mut tried = Vec::new();
+    for groups in GROUPS.into_iter().filter(|groups| *groups <= most.max(level.groups)) {
+        let level = Level { groups, ..level };
+        // Whole kernel steps may cost more in other groups; that must not break the budget.
+        if source.cost(at, &level, options) <= budget {
+            let version =
+                target.version(&level, levels::SKETCH, levels::seed_of(options, at.0, at.1))?;
+            tried.push((version.error, level));
+        }
+    }
+    let least = tried.iter().map(|(error, _)| *error).fold(f64::INFINITY, f64::min);
+    let good = tried.into_iter().find(|(error, _)| *error <= least * ABOUT_AS_LITTLE);
+    Ok(good.map_or(level, |(_, level)| level))
 }
 
 /// The shares, all but dropped and dense ones moved by one factor so that the budget is spent.
@@ -378,6 +440,15 @@ fn fitted(source: &Source<'_>, shares: &[Share], options: &Options) -> Vec<Share
         if total(&scaled(middle)) > budget { high = middle } else { low = middle }
     }
     shares = scaled(low);
+    let whole = |shares: &mut [Share]| {
+        for (share, most) in shares.iter_mut().zip(&most) {
+            // Nearly all costs as much as all.
+            if share.density < DENSE && share.density >= DENSE * most && share.units < 1.0 {
+                share.density = *most;
+            }
+        }
+    };
+    whole(&mut shares);
     // Sizes come in whole kernel steps: one matrix after another takes what is left.
     for i in 0..shares.len() {
         for step in [0.1, 0.03, 0.01] {
@@ -390,6 +461,7 @@ fn fitted(source: &Source<'_>, shares: &[Share], options: &Options) -> Vec<Share
             }
         }
     }
+    whole(&mut shares);
     shares
 }
 

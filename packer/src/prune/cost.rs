@@ -52,4 +52,13 @@ impl Measure {
         };
         total as u64
     }
+
+    /// What `outputs` cost that are not there any more: the file says even of these that they are
+    /// their bias.
+    pub fn of_gone(self, outputs: usize) -> u64 {
+        match self {
+            Self::Weights | Self::Macs => 0,
+            Self::Bytes | Self::Int4Bytes => (outputs * OUTPUT_BYTES) as u64,
+        }
+    }
 }

@@ -83,6 +83,12 @@ impl<'a> Source<'a> {
         level.sizes(whole, self.left((layer, kind), level.units))
     }
 
+    /// What a matrix at `level` takes of the budget.
+    pub fn cost(&self, at: (usize, MatrixKind), level: &Level, options: &Options) -> u64 {
+        let gone = shape(self.model, at.0, at.1).0 - self.left(at, level.units).0;
+        options.measure.of(&self.sizes(at, level)) + options.measure.of_gone(gone)
+    }
+
     /// Outputs and inputs of a matrix when the part `units` of the heads or neurons stays.
     pub fn left(&self, (layer, kind): (usize, MatrixKind), units: f64) -> (usize, usize) {
         let (rows, cols) = shape(self.model, layer, kind);
@@ -186,7 +192,7 @@ pub fn build(
                         1.0 => None,
                         _ => Some(target.version(&level, effort, seed)?),
                     };
-                    let cost = options.measure.of(&source.sizes((layer, kind), &level));
+                    let cost = source.cost((layer, kind), &level, options);
                     let offer = Offer { cost, loss: version.as_ref().map_or(0.0, |v| v.error) };
                     ladder.steps.push(Step { level, version, offer });
                 }

@@ -161,6 +161,7 @@ fn unread_inputs(linear: &Linear) -> Vec<bool> {
 fn clear_rows(linear: &mut Linear, which: &[bool]) {
     for (row, _) in which.iter().enumerate().filter(|(_, clear)| **clear) {
         linear.weight.row_mut(row).fill(0.0);
+        linear.bias[row] = 0.0;
     }
 }
 

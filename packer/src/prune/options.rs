@@ -34,11 +34,13 @@ pub struct Steps {
     pub refit: bool,
     /// Let the automatic method leave out whole heads and neurons.
     pub units: bool,
+    /// Let the automatic method choose the number of groups matrix by matrix.
+    pub counts: bool,
 }
 
 impl Default for Steps {
     fn default() -> Self {
-        Self { polish: true, refit: true, units: true }
+        Self { polish: true, refit: true, units: true, counts: true }
     }
 }
 

@@ -57,8 +57,7 @@ impl Units {
                 let unit: Vec<usize> = (at * size..(at + 1) * size).collect();
                 let factor = Factor::new(inverse.as_ref(), &unit, 0.0)?;
                 let lost = factor.whiten(columns(&weights, &unit).transpose().to_owned());
-                let worth: f64 =
-                    (0..lost.ncols()).map(|i| column_energy(&lost, i)).sum();
+                let worth: f64 = (0..lost.ncols()).map(|i| column_energy(&lost, i)).sum();
                 worths.push((worth, at));
             }
             worths.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
@@ -152,13 +151,11 @@ mod tests {
             for gone in 0..3 {
                 let without = |unit: usize| -> f64 {
                     let kept = left.iter().filter(|u| **u != unit);
-                    let kept: Vec<usize> =
-                        kept.flat_map(|u| u * size..(u + 1) * size).collect();
+                    let kept: Vec<usize> = kept.flat_map(|u| u * size..(u + 1) * size).collect();
                     explained(&problem, &kept)
                 };
                 let cheapest = left.iter().copied();
-                let cheapest =
-                    cheapest.max_by(|a, b| without(*a).total_cmp(&without(*b))).unwrap();
+                let cheapest = cheapest.max_by(|a, b| without(*a).total_cmp(&without(*b))).unwrap();
                 assert_eq!(units.rank[cheapest], gone);
                 left.retain(|u| *u != cheapest);
             }
