@@ -13,6 +13,7 @@ use super::levels::{self, Ladder, Source};
 use super::matrix::{DENSE, Level};
 use super::options::{dense_cost, shape};
 use super::search::{self, Breadth, Candidate, Origin, search};
+use super::units::Units;
 use super::{Options, places, stacked_mut};
 use crate::agreement::{Judge, Score};
 use crate::calibrate;
@@ -77,46 +78,58 @@ pub struct Point {
 /// Budgets of the frontier, relative to the one asked for.
 const FRONTIER: [f64; 5] = [0.5, 0.75, 1.0, 1.4, 2.0];
 
-/// Chooses the level of every matrix, in the order layer, matrix; `None` keeps it dense.
+/// The level of every matrix in the order layer, matrix, where `None` keeps it dense; the heads and
+/// neurons of every layer; and what a search tried.
+pub type Choice = (Vec<Option<Level>>, Vec<[Units; 2]>, Option<SearchReport>);
+
+/// Chooses what every matrix of `model` keeps.
 ///
 /// # Errors
-/// [`Error::Input`] for a budget below what every matrix dropped costs.
-pub fn choose(
-    source: &Source<'_>,
-    sentences: &[Vec<u32>],
-    options: &Options,
-) -> Result<(Vec<Option<Level>>, Option<SearchReport>)> {
+/// [`Error::Input`] for a budget below what every matrix dropped costs, and as
+/// [`calibrate::collect`].
+pub fn choose(model: &DenseModel, sentences: &[Vec<u32>], options: &Options) -> Result<Choice> {
     // What is fitted to one text is judged on another: a pattern that keeps few inputs for many
     // outputs would seem better than it is.
     let (fit, held_out) = split(sentences);
-    let stats = calibrate::collect(source.model, &fit)?;
+    let stats = calibrate::collect(model, &fit)?;
     let others = match held_out.len() {
         0..calibrate::FEWEST => None,
-        _ => Some(calibrate::collect(source.model, &held_out)?),
+        _ => Some(calibrate::collect(model, &held_out)?),
     };
-    let source = Source { stats: &stats, held_out: others.as_deref(), ..*source };
+    let (stats, others) = (stats.as_slice(), others.as_deref());
+    let source = Source { model, stats, held_out: others, steps: options.steps, units: &[] };
+    let units = if options.steps.units { source.rank()? } else { Vec::new() };
+    let (levels, report) = share(&Source { units: &units, ..source }, &held_out, options)?;
+    Ok((levels, units, report))
+}
+
+fn share(
+    source: &Source<'_>,
+    held_out: &[Vec<u32>],
+    options: &Options,
+) -> Result<(Vec<Option<Level>>, Option<SearchReport>)> {
     let densities: Vec<f64> = SKETCHED.iter().map(|s| s * options.density).collect();
     let sketched = |_, kind| -> Vec<(f64, Vec<f64>)> {
         let units = if source.units.is_empty() { Vec::new() } else { parts(kind, options.density) };
         let narrow = |part: f64| (part, SKETCHED_WITHIN.map(|within| within * part).to_vec());
         [(1.0, densities.clone())].into_iter().chain(units.into_iter().map(narrow)).collect()
     };
-    let mut ladders = levels::build(&source, options, levels::SKETCH, sketched)?;
-    let quick = Judge::new(source.model, &spread(&held_out, WEIGHED), options.seed)?;
+    let mut ladders = levels::build(source, options, levels::SKETCH, sketched)?;
+    let quick = Judge::new(source.model, &spread(held_out, WEIGHED), options.seed)?;
     let worths = levels::weigh(&ladders, source.model, &quick, options.density)?;
     levels::apply(&worths, &mut ladders);
-    let shares = fitted(&source, &shared_out(&source, &ladders, options)?, options);
+    let shares = fitted(source, &shared_out(source, &ladders, options)?, options);
     if options.search == 0 {
-        return Ok((levels_of(&source, &shares, options)?, None));
+        return Ok((levels_of(source, &shares, options)?, None));
     }
     let density = |at: usize| shares[at].density;
     let around = |layer: usize, kind| {
         let share = shares[4 * layer + kind as usize];
         vec![(share.units, around(share.density, options.density))]
     };
-    let mut ladders = levels::build(&source, options, levels::CANDIDATE, around)?;
+    let mut ladders = levels::build(source, options, levels::CANDIDATE, around)?;
     levels::apply(&worths, &mut ladders);
-    let whole = Judge::new(source.model, &held_out, options.seed)?;
+    let whole = Judge::new(source.model, held_out, options.seed)?;
     let offers: Vec<Vec<Offer>> =
         ladders.iter().map(|l| l.steps.iter().map(|s| s.offer).collect()).collect();
     let budget = options.budget(source.model);
@@ -165,8 +178,8 @@ pub fn choose(
         candidates,
         frontier,
     };
-    let shares = fitted(&source, &best_shares, options);
-    Ok((levels_of(&source, &shares, options)?, Some(report)))
+    let shares = fitted(source, &best_shares, options);
+    Ok((levels_of(source, &shares, options)?, Some(report)))
 }
 
 /// Judgements that a search of `count` candidates makes at most.

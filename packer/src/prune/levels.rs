@@ -18,6 +18,11 @@ use crate::progress::Progress;
 
 /// How long a level's pattern is looked for where only the loss is wanted.
 pub const SKETCH: Effort = Effort { starts: 1, rounds: 1 };
+/// Levels that are only compared are not kept, but for those that [`weigh`] tries: of a large model
+/// they would take gigabytes.
+fn is_kept(effort: Effort, level: &Level, options: &Options) -> bool {
+    effort != SKETCH || (level.units == 1.0 && level.density == options.density)
+}
 /// The same for candidates of a search: the winner's patterns are sought again, in full.
 pub const CANDIDATE: Effort = Effort { starts: 1, rounds: 3 };
 
@@ -37,7 +42,7 @@ pub struct Ladder {
 pub struct Step {
     /// What it keeps.
     pub level: Level,
-    /// The pruned matrix; `None` for the dense one.
+    /// The pruned matrix; `None` for the dense one, and for one that was only a sketch.
     pub version: Option<Version>,
     /// What it costs and loses: the matrix's own error, until [`apply`] makes it the model's.
     pub offer: Offer,
@@ -194,6 +199,7 @@ pub fn build(
                     };
                     let cost = source.cost((layer, kind), &level, options);
                     let offer = Offer { cost, loss: version.as_ref().map_or(0.0, |v| v.error) };
+                    let version = version.filter(|_| is_kept(effort, &level, options));
                     ladder.steps.push(Step { level, version, offer });
                 }
                 ladders.push(ladder);

@@ -51,24 +51,21 @@ use version::Version;
 pub fn prune(model: &mut DenseModel, sentences: &[Vec<u32>], options: &Options) -> Result<Report> {
     options.check(model)?;
     let (nonzero, all) = model.encoder_weights();
-    let stats = calibrate::collect(model, sentences)?;
-    let mut search = None;
     let steps = options.steps;
-    let source = Source { model, stats: &stats, held_out: None, steps, units: &[] };
+    let (chosen, units, search) = match options.method {
+        Method::Auto => auto::choose(model, sentences, options)?,
+        _ => (uniform(model, options), Vec::new(), None),
+    };
+    // The statistics that the choice was made by are gone now: those of all text take their place.
+    let stats = calibrate::collect(model, sentences)?;
+    let source = Source { model, stats: &stats, held_out: None, steps, units: &units };
     let versions = match options.method {
         Method::Magnitude | Method::Wanda => {
             baselines::unstructured(model, &stats, options);
             Vec::new()
         }
         Method::Rows => baselines::rows(&source, options)?,
-        Method::Groups => whole(&source, &uniform(model, options), options)?,
-        Method::Auto => {
-            let units = if steps.units { source.rank()? } else { Vec::new() };
-            let source = Source { units: &units, ..source };
-            let (levels, found) = auto::choose(&source, sentences, options)?;
-            search = found;
-            whole(&source, &levels, options)?
-        }
+        Method::Groups | Method::Auto => whole(&source, &chosen, options)?,
     };
     for (layer, kind, version) in &versions {
         version.write(&mut stacked_mut(&mut model.layers[*layer], *kind));

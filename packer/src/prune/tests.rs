@@ -162,17 +162,9 @@ fn budgets_are_met_and_spent() {
     for measure in [Measure::Weights, Measure::Macs, Measure::Bytes, Measure::Int4Bytes] {
         for density in [0.3, 0.6] {
             let options = Options { measure, density, ..Options::default() };
-            let stats = calibrate::collect(&dense, &sentences()).unwrap();
-            let source = Source {
-                model: &dense,
-                stats: &stats,
-                held_out: None,
-                steps: options.steps,
-                units: &[],
-            };
-            let units = source.rank().unwrap();
-            let source = Source { units: &units, ..source };
-            let (levels, _) = auto::choose(&source, &sentences(), &options).unwrap();
+            let (levels, units, _) = auto::choose(&dense, &sentences(), &options).unwrap();
+            let (steps, units) = (options.steps, units.as_slice());
+            let source = Source { model: &dense, stats: &[], held_out: None, steps, units };
             let all = Level { density: 1.0, groups: 1, shared: None, units: 1.0 };
             let cost = |(at, level): ((usize, MatrixKind), &Option<Level>)| {
                 source.cost(at, &level.unwrap_or(all), &options)
