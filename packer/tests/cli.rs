@@ -186,7 +186,8 @@ fn pruning_refuses_at_once() {
         let output = grouse(&[&["prune", &model, "-o", out], arguments].concat(), None);
         let message = String::from_utf8(output.stderr).unwrap();
         // Lines are wrapped where the terminal ends.
-        let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
+        let words = message.split_whitespace().filter(|word| *word != "│");
+        let message = words.collect::<Vec<_>>().join(" ");
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {message}");
         assert!(message.contains(cause), "{arguments:?}: {message}");
         assert!(!message.contains("calibrate:"), "{arguments:?}: {message}");
