@@ -10,8 +10,8 @@ use super::output::say;
 use super::print_json;
 use super::shrink::ShrinkArgs;
 use crate::eval::cosine;
-use crate::model::{DenseModel, Matrix};
-use crate::prune::cost::{Measure, OUTPUT_BYTES};
+use crate::model::{DenseModel, Layer, Matrix};
+use crate::prune::cost::Measure;
 use crate::prune::options::dense_cost;
 use crate::prune::{self, Method, Options, Steps};
 use crate::report::{self, Example, Page};
@@ -267,11 +267,18 @@ fn fixed_bytes(dense: &DenseModel) -> Result<u64> {
         measure: false,
         exceptions: Vec::new(),
     };
-    let outputs: usize =
-        dense.layers.iter().flat_map(|l| l.linears()).map(|l| l.1.bias.len()).sum();
     let packed = pack::pack(&empty, None, &options)?.bytes.len() as u64;
-    // What a matrix without weights costs is in both.
-    Ok(packed.saturating_sub((outputs * OUTPUT_BYTES) as u64))
+    // The biases are counted with the matrices; the factors that integers have for each input of
+    // a packed matrix are not, and floats have none.
+    let biases: usize =
+        dense.layers.iter().flat_map(Layer::linears).map(|(_, l)| l.bias.len()).sum();
+    let stacked = |layer: &Layer| -> usize {
+        let read = [&layer.query, &layer.attention_output, &layer.ffn_in, &layer.ffn_out];
+        read.iter().map(|linear| linear.weight.cols).sum()
+    };
+    let factors: usize = dense.layers.iter().map(stacked).sum();
+    Ok((packed + (factors * size_of::<f32>()) as u64)
+        .saturating_sub((biases * size_of::<f32>()) as u64))
 }
 
 /// Built-in sentences that the dense model finds alike, more or less.

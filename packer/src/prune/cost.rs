@@ -20,7 +20,7 @@ pub enum Measure {
 }
 
 /// Bytes beside the weights for each output: bias, scale, sum of the row, index.
-pub const OUTPUT_BYTES: usize = 14;
+const OUTPUT_BYTES: usize = 14;
 /// Bytes for each input of a group: its index.
 const INPUT_BYTES: usize = 2;
 
