@@ -287,3 +287,18 @@ fn empty_rows_dropped_inputs_and_an_empty_matrix() {
     assert_eq!((count, kept), (2, 63 * 25));
     assert_eq!(empty, (1, 0, 0));
 }
+
+/// Heads and neurons that are gone: zero where they are read, and of half of them where they are
+/// made. Attention leaves out a head that nothing reads, whatever its queries and keys are.
+#[test]
+fn heads_and_neurons_that_nothing_reads() {
+    let shape = Shape { hidden: 64, heads: 4, intermediate: 128, ..Shape::default() };
+    let gone = |unit: usize| unit == 1 || unit == 3;
+    let found = check(&shape, 7, |n, row, col| match n {
+        0..3 => row / 16 == 1,
+        3 => gone(col / 16),
+        4 => row >= 96,
+        _ => col >= 64,
+    });
+    assert_eq!(found.map(|(.., kept)| kept), [3 * 48 * 64, 64 * 32, 96 * 64, 64 * 64]);
+}

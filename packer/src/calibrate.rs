@@ -17,7 +17,7 @@ pub mod moments;
 /// Sentences that are used at most unless the caller says otherwise.
 pub const SENTENCES: usize = 2_000;
 /// Fewer sentences than this say nothing about a model's inputs.
-const FEWEST: usize = 16;
+pub const FEWEST: usize = 16;
 /// How often the built-in sentences are repeated beside a long file at most.
 const MOST_REPEATS: usize = 4;
 /// Rows of real inputs kept by [`collect`].

@@ -172,6 +172,38 @@ fn inspect_writes_a_page() {
     assert_eq!(grouse(&arguments, None).status.code(), Some(1));
 }
 
+/// What pruning cannot do is said before the work, in words that name the remedy, and nothing is
+/// written.
+#[test]
+fn pruning_refuses_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    random_bert::write(&dir.path().join("model"), &Shape::default(), 1);
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (model, out) = (at("model"), at("out"));
+    std::fs::write(at("file"), "").unwrap();
+    std::fs::write(at("binary"), [0, 159, 146, 150]).unwrap();
+    let check = |out: &str, arguments: &[&str], code: i32, cause: &str| {
+        let output = grouse(&[&["prune", &model, "-o", out], arguments].concat(), None);
+        let message = String::from_utf8(output.stderr).unwrap();
+        // Lines are wrapped where the terminal ends.
+        let words = message.split_whitespace().filter(|word| *word != "│");
+        let message = words.collect::<Vec<_>>().join(" ");
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {message}");
+        assert!(message.contains(cause), "{arguments:?}: {message}");
+        assert!(!message.contains("calibrate:"), "{arguments:?}: {message}");
+        assert!(!Path::new(out).exists());
+    };
+    check(&out, &["--density", "-0.2"], 2, "'--density <D>': give a number from 0 to 1");
+    check(&out, &["--density", "0"], 1, "not above 0");
+    check(&out, &["--macs", "0"], 1, "0 multiply-accumulates: nothing would be left");
+    check(&out, &["--macs", "99000000000"], 1, "there is nothing to prune");
+    check(&out, &["--bytes", "10"], 1, "embeddings and tokenizer alone take");
+    check(&out, &["--bytes", "99000000000"], 1, "there is nothing to prune");
+    check(&out, &["--calib", &at("file")], 1, "0 lines of text");
+    check(&out, &["--calib", &at("binary")], 1, "is a binary file");
+    check(&format!("{}/out", at("file")), &[], 1, "create a directory in");
+}
+
 /// `grouse prune --flash`: the packed file fits, whatever the room, and says what was done.
 #[test]
 fn a_model_shrinks_to_a_device() {

@@ -10,8 +10,8 @@ use super::output::say;
 use super::print_json;
 use super::shrink::ShrinkArgs;
 use crate::eval::cosine;
-use crate::model::{DenseModel, Matrix};
-use crate::prune::cost::{Measure, OUTPUT_BYTES};
+use crate::model::{DenseModel, Layer, Matrix};
+use crate::prune::cost::Measure;
 use crate::prune::options::dense_cost;
 use crate::prune::{self, Method, Options, Steps};
 use crate::report::{self, Example, Page};
@@ -30,7 +30,13 @@ pub struct Args {
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
     /// Weights to keep / all weights of the encoder's linear layers.
-    #[arg(long, value_name = "D", default_value = "0.5", value_parser = fraction)]
+    #[arg(
+        long,
+        value_name = "D",
+        default_value = "0.5",
+        value_parser = fraction,
+        allow_negative_numbers = true
+    )]
     density: f64,
     /// Instead of a density: bytes of the packed file (int8 weights and embeddings).
     #[arg(long, value_name = "N", conflicts_with_all = ["density", "macs"])]
@@ -47,7 +53,7 @@ pub struct Args {
     groups: Option<usize>,
     /// Fraction of the inputs that all outputs of a matrix keep; as many as the density allows
     /// when left out.
-    #[arg(long, value_name = "F", value_parser = fraction)]
+    #[arg(long, value_name = "F", value_parser = fraction, allow_negative_numbers = true)]
     shared: Option<f64>,
     /// Seed of the searches' random starts.
     #[arg(long, value_name = "S", default_value_t = 0)]
@@ -113,6 +119,10 @@ enum Step {
     Polish,
     /// The least-squares refit of the kept weights.
     Refit,
+    /// The removal of whole heads and neurons.
+    Units,
+    /// The choice of the number of groups, matrix by matrix.
+    Counts,
 }
 
 /// Pairs of sentences in the report.
@@ -138,6 +148,8 @@ pub fn run(args: Args) -> Result<()> {
         steps: Steps {
             polish: !args.without.contains(&Step::Polish),
             refit: !args.without.contains(&Step::Refit),
+            units: !args.without.contains(&Step::Units),
+            counts: !args.without.contains(&Step::Counts),
         },
         density,
         measure,
@@ -217,19 +229,25 @@ pub fn run(args: Args) -> Result<()> {
 
 /// What the budget counts, and its part of the dense model's.
 fn budget(args: &Args, dense: &DenseModel) -> Result<(Measure, f64)> {
-    let part = |measure: Measure, amount: u64, fixed: u64| -> Result<(Measure, f64)> {
+    let part = |measure: Measure, amount: u64, fixed: u64, unit: &str| -> Result<(Measure, f64)> {
         let all = dense_cost(dense, measure);
+        let remedy = format!("choose above {fixed} and up to {}", fixed + all);
         if amount <= fixed {
-            return Err(Error::input(
-                format!("{amount} bytes: embeddings and tokenizer alone take {fixed}"),
-                format!("the dense model takes {}; choose in between", fixed + all),
-            ));
+            let why = match measure {
+                Measure::Bytes => format!("embeddings and tokenizer alone take {fixed}"),
+                _ => "nothing would be left".into(),
+            };
+            return Err(Error::input(format!("{amount} {unit}: {why}"), remedy));
         }
-        Ok((measure, ((amount - fixed) as f64 / all as f64).min(1.0)))
+        if amount > fixed + all {
+            let why = format!("the dense model takes {}, there is nothing to prune", fixed + all);
+            return Err(Error::input(format!("{amount} {unit}: {why}"), remedy));
+        }
+        Ok((measure, (amount - fixed) as f64 / all as f64))
     };
     match (args.bytes, args.macs) {
-        (Some(bytes), _) => part(Measure::Bytes, bytes, fixed_bytes(dense)?),
-        (None, Some(macs)) => part(Measure::Macs, macs, 0),
+        (Some(bytes), _) => part(Measure::Bytes, bytes, fixed_bytes(dense)?, "bytes"),
+        (None, Some(macs)) => part(Measure::Macs, macs, 0, "multiply-accumulates"),
         (None, None) => Ok((Measure::Weights, args.density)),
     }
 }
@@ -249,11 +267,18 @@ fn fixed_bytes(dense: &DenseModel) -> Result<u64> {
         measure: false,
         exceptions: Vec::new(),
     };
-    let outputs: usize =
-        dense.layers.iter().flat_map(|l| l.linears()).map(|l| l.1.bias.len()).sum();
     let packed = pack::pack(&empty, None, &options)?.bytes.len() as u64;
-    // What a matrix without weights costs is in both.
-    Ok(packed.saturating_sub((outputs * OUTPUT_BYTES) as u64))
+    // The biases are counted with the matrices; the factors that integers have for each input of
+    // a packed matrix are not, and floats have none.
+    let biases: usize =
+        dense.layers.iter().flat_map(Layer::linears).map(|(_, l)| l.bias.len()).sum();
+    let stacked = |layer: &Layer| -> usize {
+        let read = [&layer.query, &layer.attention_output, &layer.ffn_in, &layer.ffn_out];
+        read.iter().map(|linear| linear.weight.cols).sum()
+    };
+    let factors: usize = dense.layers.iter().map(stacked).sum();
+    Ok((packed + (factors * size_of::<f32>()) as u64)
+        .saturating_sub((biases * size_of::<f32>()) as u64))
 }
 
 /// Built-in sentences that the dense model finds alike, more or less.

@@ -107,6 +107,10 @@ pub fn check_output(source_dir: &Path, out_dir: &Path) -> Result<()> {
             ));
         }
     }
+    // What will be written is made beside its place first: whether that can be is known now.
+    let found = out_dir.ancestors().skip(1).find(|p| p.exists());
+    let found = found.unwrap_or(Path::new("."));
+    tempfile::tempdir_in(found).map_err(Error::io("create a directory in", found))?;
     Ok(())
 }
 

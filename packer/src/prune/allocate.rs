@@ -10,7 +10,7 @@ pub struct Offer {
 }
 
 /// Cells of the dynamic programme: a choice is off the best by a cell per matrix at most.
-const CELLS: u64 = 8_192;
+pub const CELLS: u64 = 8_192;
 
 /// The choice for each matrix with the least sum of losses at a sum of costs within `budget`:
 /// multiple-choice knapsack by dynamic programming (as in SPDY, Frantar & Alistarh 2022). `None`

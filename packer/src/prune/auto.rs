@@ -5,12 +5,15 @@ use std::collections::BTreeSet;
 use grouse_runtime::format::MatrixKind;
 use serde::Serialize;
 
-use super::allocate::{Offer, allocate};
-use super::groups::Sizes;
-use super::levels::{self, Ladder, Source, group_count};
-use super::matrix::Level;
+use rayon::prelude::*;
+
+use super::allocate::{CELLS, Offer, allocate};
+use super::groups::ROW_UNIT;
+use super::levels::{self, Ladder, Source};
+use super::matrix::{DENSE, Level};
 use super::options::{dense_cost, shape};
 use super::search::{self, Breadth, Candidate, Origin, search};
+use super::units::Units;
 use super::{Options, places, stacked_mut};
 use crate::agreement::{Judge, Score};
 use crate::calibrate;
@@ -24,6 +27,17 @@ const HOLD_OUT: usize = 4;
 const WEIGHED: usize = 40;
 /// Densities that are tried to see what a matrix loses, relative to the one asked for.
 const SKETCHED: [f64; 3] = [0.4, 1.0, 1.8];
+/// The same where only a part of the heads or neurons stays, relative to this part.
+const SKETCHED_WITHIN: [f64; 2] = [0.35, 0.7];
+/// Parts of the neurons that may stay, relative to the density asked for.
+const NEURONS: [f64; 4] = [2.8, 2.0, 1.4, 0.9];
+/// Parts of the heads that may stay. Fewer than half look as good to the judge, but other texts
+/// lose by it (`docs/pruning.md`).
+const HEADS: [f64; 3] = [0.84, 0.67, 0.5];
+/// Group counts that a matrix may have, fewest first.
+const GROUPS: [usize; 5] = [4, 8, 16, 24, 32];
+/// An error this much larger is taken for fewer groups.
+const ABOUT_AS_LITTLE: f64 = 1.01;
 /// Densities of a candidate's matrices, relative to the knapsack's.
 const AROUND: [f64; 9] = [0.3, 0.5, 0.7, 0.85, 1.0, 1.15, 1.4, 1.8, 2.5];
 /// Sentences held out at most.
@@ -64,37 +78,58 @@ pub struct Point {
 /// Budgets of the frontier, relative to the one asked for.
 const FRONTIER: [f64; 5] = [0.5, 0.75, 1.0, 1.4, 2.0];
 
-/// Chooses the level of every matrix, in the order layer, matrix; `None` keeps it dense.
+/// The level of every matrix in the order layer, matrix, where `None` keeps it dense; the heads and
+/// neurons of every layer; and what a search tried.
+pub type Choice = (Vec<Option<Level>>, Vec<[Units; 2]>, Option<SearchReport>);
+
+/// Chooses what every matrix of `model` keeps.
 ///
 /// # Errors
-/// [`Error::Input`] for a budget below what every matrix dropped costs.
-pub fn choose(
+/// [`Error::Input`] for a budget below what every matrix dropped costs, and as
+/// [`calibrate::collect`].
+pub fn choose(model: &DenseModel, sentences: &[Vec<u32>], options: &Options) -> Result<Choice> {
+    // What is fitted to one text is judged on another: a pattern that keeps few inputs for many
+    // outputs would seem better than it is.
+    let (fit, held_out) = split(sentences);
+    let stats = calibrate::collect(model, &fit)?;
+    let others = match held_out.len() {
+        0..calibrate::FEWEST => None,
+        _ => Some(calibrate::collect(model, &held_out)?),
+    };
+    let (stats, others) = (stats.as_slice(), others.as_deref());
+    let source = Source { model, stats, held_out: others, steps: options.steps, units: &[] };
+    let units = if options.steps.units { source.rank()? } else { Vec::new() };
+    let (levels, report) = share(&Source { units: &units, ..source }, &held_out, options)?;
+    Ok((levels, units, report))
+}
+
+fn share(
     source: &Source<'_>,
-    sentences: &[Vec<u32>],
+    held_out: &[Vec<u32>],
     options: &Options,
 ) -> Result<(Vec<Option<Level>>, Option<SearchReport>)> {
-    let (fit, held_out) = match options.search {
-        0 => (None, spread(sentences, WEIGHED)),
-        _ => {
-            let (fit, held_out) = split(sentences);
-            (Some(calibrate::collect(source.model, &fit)?), held_out)
-        }
+    let densities: Vec<f64> = SKETCHED.iter().map(|s| s * options.density).collect();
+    let sketched = |_, kind| -> Vec<(f64, Vec<f64>)> {
+        let units = if source.units.is_empty() { Vec::new() } else { parts(kind, options.density) };
+        let narrow = |part: f64| (part, SKETCHED_WITHIN.map(|within| within * part).to_vec());
+        [(1.0, densities.clone())].into_iter().chain(units.into_iter().map(narrow)).collect()
     };
-    let source = Source { stats: fit.as_deref().unwrap_or(source.stats), ..*source };
-    let sketched = |_, _| SKETCHED.iter().map(|s| s * options.density).collect();
-    let mut ladders = levels::build(&source, options, levels::SKETCH, sketched)?;
-    let quick = Judge::new(source.model, &spread(&held_out, WEIGHED), options.seed)?;
+    let mut ladders = levels::build(source, options, levels::SKETCH, sketched)?;
+    let quick = Judge::new(source.model, &spread(held_out, WEIGHED), options.seed)?;
     let worths = levels::weigh(&ladders, source.model, &quick, options.density)?;
     levels::apply(&worths, &mut ladders);
-    let shared_out = fitted(&source, &shared_out(&source, &ladders, options)?, options);
+    let shares = fitted(source, &shared_out(source, &ladders, options)?, options);
     if options.search == 0 {
-        return Ok((shared_out, None));
+        return Ok((levels_of(source, &shares, options)?, None));
     }
-    let density = |at: usize| shared_out[at].map_or(1.0, |level| level.density);
-    let around = |layer: usize, kind| around(density(4 * layer + kind as usize), options.density);
-    let mut ladders = levels::build(&source, options, levels::CANDIDATE, around)?;
+    let density = |at: usize| shares[at].density;
+    let around = |layer: usize, kind| {
+        let share = shares[4 * layer + kind as usize];
+        vec![(share.units, around(share.density, options.density))]
+    };
+    let mut ladders = levels::build(source, options, levels::CANDIDATE, around)?;
     levels::apply(&worths, &mut ladders);
-    let whole = Judge::new(source.model, &held_out, options.seed)?;
+    let whole = Judge::new(source.model, held_out, options.seed)?;
     let offers: Vec<Vec<Offer>> =
         ladders.iter().map(|l| l.steps.iter().map(|s| s.offer).collect()).collect();
     let budget = options.budget(source.model);
@@ -131,8 +166,9 @@ pub fn choose(
         });
     }
     assemble(&ladders, &best.profile, source.model, &mut model);
-    let densities: Vec<f64> =
-        best.profile.iter().zip(&ladders).map(|(p, l)| l.steps[*p].level.density).collect();
+    let step = |(p, l): (&usize, &Ladder)| l.steps[*p].level;
+    let best_shares: Vec<Share> =
+        best.profile.iter().zip(&ladders).map(step).map(Share::from).collect();
     let report = SearchReport {
         held_out: held_out.len(),
         seed_score: seed.map_or(f64::NAN, |c| c.score),
@@ -142,7 +178,8 @@ pub fn choose(
         candidates,
         frontier,
     };
-    Ok((fitted(&source, &densities, options), Some(report)))
+    let shares = fitted(source, &best_shares, options);
+    Ok((levels_of(source, &shares, options)?, Some(report)))
 }
 
 /// Judgements that a search of `count` candidates makes at most.
@@ -178,7 +215,7 @@ fn split(sentences: &[Vec<u32>]) -> (Vec<Vec<u32>>, Vec<Vec<u32>>) {
 /// is among them, to compare with.
 fn around(density: f64, uniform: f64) -> Vec<f64> {
     // Of a matrix that it dropped or left dense, those around the density asked for.
-    let middle = if density > 0.0 && density < levels::DENSE { density } else { uniform };
+    let middle = if density > 0.0 && density < DENSE { density } else { uniform };
     let mut all: Vec<f64> = AROUND.iter().map(|factor| factor * middle).collect();
     let apart = |d: &f64| *d == middle || (d / uniform).ln().abs() > 0.05;
     all.retain(apart);
@@ -207,56 +244,207 @@ fn restore(dense: &DenseModel, model: &mut DenseModel, layer: usize, kind: Matri
     }
 }
 
-/// The knapsack's densities, on a fine grid between the levels.
-fn shared_out(source: &Source<'_>, ladders: &[Ladder], options: &Options) -> Result<Vec<f64>> {
-    // From a tenth of the density asked for to dense, in equal steps of the logarithm.
-    let lowest = options.density / 10.0;
-    let step = (1.0 / lowest).powf(1.0 / GRID as f64);
-    let mut grid = vec![0.0];
-    grid.extend((0..=GRID).map(|i| (lowest * step.powi(i as i32)).min(1.0)));
-    let offers: Vec<Vec<Offer>> = ladders
-        .iter()
-        .map(|ladder| {
-            let offer = |d: &f64| Offer {
-                cost: cost(source, (ladder.layer, ladder.kind), *d, options),
-                loss: ladder.loss_at(*d),
-            };
-            grid.iter().map(offer).collect()
-        })
-        .collect();
-    let chosen =
-        allocate(&offers, options.budget(source.model)).ok_or_else(|| too_small(options))?;
-    Ok(chosen.into_iter().map(|c| grid[c]).collect())
+/// What a matrix gets.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Share {
+    /// Heads or neurons kept / all.
+    units: f64,
+    /// Weights kept / all.
+    density: f64,
 }
 
-fn sizes(source: &Source<'_>, at: (usize, MatrixKind), density: f64, options: &Options) -> Sizes {
-    let (rows, cols) = shape(source.model, at.0, at.1);
-    match level(rows, density, options) {
-        Some(l) => Sizes::new(rows, cols, l.density, l.groups, l.shared),
-        None => Sizes::new(rows, cols, 1.0, 1, None),
+impl From<Level> for Share {
+    fn from(level: Level) -> Self {
+        Self { units: level.units, density: level.density }
     }
 }
 
-fn cost(source: &Source<'_>, at: (usize, MatrixKind), density: f64, options: &Options) -> u64 {
-    options.measure.of(&sizes(source, at, density, options))
+/// Parts of the heads or neurons that may stay, beside all of them.
+fn parts(kind: MatrixKind, density: f64) -> Vec<f64> {
+    match kind {
+        MatrixKind::Qkv | MatrixKind::AttentionOutput => HEADS.to_vec(),
+        MatrixKind::FeedForwardIn | MatrixKind::FeedForwardOut => {
+            NEURONS.iter().map(|part| part * density).filter(|part| *part < DENSE).collect()
+        }
+    }
 }
 
-/// The level of a density; `None` where keeping everything is as good.
-fn level(rows: usize, density: f64, options: &Options) -> Option<Level> {
-    let groups = if density > 0.0 { group_count(options, rows, density) } else { 1 };
-    (density < levels::DENSE).then_some(Level { density, groups, shared: options.shared })
+/// The knapsack's shares: sub-layer by sub-layer a part of the units, and two densities on a fine
+/// grid between the levels.
+fn shared_out(source: &Source<'_>, ladders: &[Ladder], options: &Options) -> Result<Vec<Share>> {
+    // From a tenth of the density asked for to dense, in equal steps of the logarithm.
+    let lowest = options.density / 10.0;
+    let step = (1.0 / lowest).powf(1.0 / GRID as f64);
+    let grid: Vec<f64> = (0..=GRID).map(|i| (lowest * step.powi(i as i32)).min(1.0)).collect();
+    let budget = options.budget(source.model);
+    let halves: Vec<Vec<(Offer, [Share; 2])>> = (0..2 * source.model.layers.len())
+        .into_par_iter()
+        .map(|half| {
+            let of = |second: usize| -> Vec<&Ladder> {
+                let place = (half / 2, 2 * (half % 2) + second);
+                ladders.iter().filter(|l| (l.layer, l.kind as usize) == place).collect()
+            };
+            let mut all = Vec::new();
+            for (first, second) in of(0).into_iter().zip(of(1)) {
+                let (a, b) =
+                    (offers(source, first, &grid, options), offers(source, second, &grid, options));
+                for (x, at) in &a {
+                    for (y, by) in &b {
+                        let offer = Offer { cost: x.cost + y.cost, loss: x.loss + y.loss };
+                        all.push((offer, [*at, *by]));
+                    }
+                }
+                // Without its second matrix the first is not read, and without the first the
+                // second sees a constant: both are dropped or none.
+                if let (Some(x), Some(y)) = (first.steps.first(), second.steps.first()) {
+                    let offer = Offer {
+                        cost: x.offer.cost + y.offer.cost,
+                        loss: x.offer.loss + y.offer.loss,
+                    };
+                    all.push((offer, [Share::from(x.level), Share::from(y.level)]));
+                }
+            }
+            undominated(all, budget)
+        })
+        .collect();
+    let offers: Vec<Vec<Offer>> =
+        halves.iter().map(|half| half.iter().map(|(offer, _)| *offer).collect()).collect();
+    let chosen = allocate(&offers, budget).ok_or_else(|| too_small(options))?;
+    Ok(chosen.into_iter().zip(&halves).flat_map(|(c, half)| half[c].1).collect())
 }
 
-/// The densities, all but dropped and dense ones moved by one factor so that the budget is spent.
-fn fitted(source: &Source<'_>, densities: &[f64], options: &Options) -> Vec<Option<Level>> {
+/// What a matrix may have of one ladder, on the grid and with all that its units have.
+fn offers(
+    source: &Source<'_>,
+    ladder: &Ladder,
+    grid: &[f64],
+    options: &Options,
+) -> Vec<(Offer, Share)> {
+    let all = ladder.steps.last().map_or(1.0, |step| step.level.density);
+    let densities = grid.iter().copied().filter(|d| *d < all).chain([all]);
+    densities
+        .map(|density| {
+            let share = Share { units: ladder.units, density };
+            let cost = cost(source, (ladder.layer, ladder.kind), share, options);
+            (Offer { cost, loss: ladder.loss_at(density) }, share)
+        })
+        .collect()
+}
+
+/// Those offers that none beats in cost and loss, one for each cell of the budget.
+fn undominated<T>(mut offers: Vec<(Offer, T)>, budget: u64) -> Vec<(Offer, T)> {
+    let cell = |offer: &Offer| offer.cost / budget.div_ceil(CELLS).max(1);
+    offers.sort_by(|(a, _), (b, _)| {
+        cell(a).cmp(&cell(b)).then(a.loss.total_cmp(&b.loss)).then(a.cost.cmp(&b.cost))
+    });
+    let mut least = f64::INFINITY;
+    offers.retain(|(offer, _)| {
+        let better = offer.loss < least;
+        least = least.min(offer.loss);
+        better
+    });
+    offers
+}
+
+fn cost(source: &Source<'_>, at: (usize, MatrixKind), share: Share, options: &Options) -> u64 {
+    source.cost(at, &level_of(source, at, share, options), options)
+}
+
+fn level_of(
+    source: &Source<'_>,
+    at: (usize, MatrixKind),
+    share: Share,
+    options: &Options,
+) -> Level {
+    let (rows, cols) = shape(source.model, at.0, at.1);
+    let left = source.left(at, share.units);
+    let within = share.density * (rows * cols) as f64 / (left.0 * left.1) as f64;
+    levels::level(options, left.0, within, share.density, share.units)
+}
+
+/// The levels of shares, each with the number of groups that suits its matrix; `None` where keeping
+/// everything is as good.
+fn levels_of(
+    source: &Source<'_>,
+    shares: &[Share],
+    options: &Options,
+) -> Result<Vec<Option<Level>>> {
+    let matrices = source.matrices();
+    let progress = Progress::start("groups", matrices.len() as u64, "matrices");
+    let mut levels = vec![None; matrices.len()];
+    let found = matrices
+        .into_par_iter()
+        .map(|at| {
+            let index = 4 * at.0 + at.1 as usize;
+            let share = shares[index];
+            let level = match share.density < DENSE {
+                true => {
+                    Some(with_groups(source, at, level_of(source, at, share, options), options)?)
+                }
+                false => None,
+            };
+            progress.advance(1);
+            Ok((index, level))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    progress.finish();
+    found.into_iter().for_each(|(index, level)| levels[index] = level);
+    Ok(levels)
+}
+
+/// `level` with the number of groups that loses least of its matrix; fewer where about as little
+/// is lost, since every group costs the kernel a list to gather.
+fn with_groups(
+    source: &Source<'_>,
+    at: (usize, MatrixKind),
+    level: Level,
+    options: &Options,
+) -> Result<Level> {
+    if level.groups == 1 || options.groups.is_some() || !options.steps.counts {
+        return Ok(level);
+    }
+    let target = source.target(at.0, at.1)?;
+    let budget = source.cost(at, &level, options);
+    let most = source.left(at, level.units).0 / ROW_UNIT;
+    let mut tried = Vec::new();
+    for groups in GROUPS.into_iter().filter(|groups| *groups <= most.max(level.groups)) {
+        let level = Level { groups, ..level };
+        // Whole kernel steps may cost more in other groups; that must not break the budget.
+        if source.cost(at, &level, options) <= budget {
+            let version =
+                target.version(&level, levels::SKETCH, levels::seed_of(options, at.0, at.1))?;
+            tried.push((version.error, level));
+        }
+    }
+    let least = tried.iter().map(|(error, _)| *error).fold(f64::INFINITY, f64::min);
+    let good = tried.into_iter().find(|(error, _)| *error <= least * ABOUT_AS_LITTLE);
+    Ok(good.map_or(level, |(_, level)| level))
+}
+
+/// The shares, all but dropped and dense ones moved by one factor so that the budget is spent.
+fn fitted(source: &Source<'_>, shares: &[Share], options: &Options) -> Vec<Share> {
     let places: Vec<(usize, MatrixKind)> = places(source.model).collect();
-    let densities = coupled(densities);
-    let scaled = |factor: f64| -> Vec<f64> {
-        let one = |d: &f64| if *d < levels::DENSE { (d * factor).min(0.94) } else { 1.0 };
-        densities.iter().map(one).collect()
+    let mut shares = coupled(shares);
+    // What a matrix can have at most: nearly dense, or all that its units have.
+    let most: Vec<f64> = places
+        .iter()
+        .zip(&shares)
+        .map(|(at, share)| {
+            let (rows, cols) = shape(source.model, at.0, at.1);
+            let left = source.left(*at, share.units);
+            let all = (left.0 * left.1) as f64 / (rows * cols) as f64;
+            if share.units < 1.0 { all } else { 0.94 }
+        })
+        .collect();
+    let scaled = |factor: f64| -> Vec<Share> {
+        let one = |(share, most): (&Share, &f64)| {
+            let density = (share.density * factor).min(*most);
+            Share { density: if share.density < DENSE { density } else { 1.0 }, ..*share }
+        };
+        shares.iter().zip(&most).map(one).collect()
     };
-    let total = |densities: &[f64]| -> u64 {
-        places.iter().zip(densities).map(|(at, d)| cost(source, *at, *d, options)).sum()
+    let total = |shares: &[Share]| -> u64 {
+        places.iter().zip(shares).map(|(at, s)| cost(source, *at, *s, options)).sum()
     };
     let budget = options.budget(source.model);
     let (mut low, mut high) = (0.25, 8.0);
@@ -264,30 +452,39 @@ fn fitted(source: &Source<'_>, densities: &[f64], options: &Options) -> Vec<Opti
         let middle = (low + high) / 2.0;
         if total(&scaled(middle)) > budget { high = middle } else { low = middle }
     }
-    let mut densities = scaled(low);
+    shares = scaled(low);
+    let whole = |shares: &mut [Share]| {
+        for (share, most) in shares.iter_mut().zip(&most) {
+            // Nearly all costs as much as all.
+            if share.density < DENSE && share.density >= DENSE * most && share.units < 1.0 {
+                share.density = *most;
+            }
+        }
+    };
+    whole(&mut shares);
     // Sizes come in whole kernel steps: one matrix after another takes what is left.
-    for i in 0..densities.len() {
+    for i in 0..shares.len() {
         for step in [0.1, 0.03, 0.01] {
-            let before = densities[i];
-            if before > 0.0 && before < levels::DENSE {
-                densities[i] = (before * (1.0 + step)).min(0.94);
-                if total(&densities) > budget {
-                    densities[i] = before;
+            let before = shares[i].density;
+            if before > 0.0 && before < DENSE {
+                shares[i].density = (before * (1.0 + step)).min(most[i]);
+                if total(&shares) > budget {
+                    shares[i].density = before;
                 }
             }
         }
     }
-    let rows = |at: &(usize, MatrixKind)| shape(source.model, at.0, at.1).0;
-    places.iter().zip(densities).map(|(at, d)| level(rows(at), d, options)).collect()
+    whole(&mut shares);
+    shares
 }
 
-/// The densities with whole sub-layers dropped: without its second matrix the first is not read,
+/// The shares with whole sub-layers dropped: without its second matrix the first is not read,
 /// without the first the second sees a constant, which its bias can say.
-fn coupled(densities: &[f64]) -> Vec<f64> {
-    let mut out = densities.to_vec();
+fn coupled(shares: &[Share]) -> Vec<Share> {
+    let mut out = shares.to_vec();
     for pair in out.chunks_exact_mut(2) {
-        if pair.contains(&0.0) {
-            pair.fill(0.0);
+        if pair.iter().any(|share| share.density == 0.0) {
+            pair.iter_mut().for_each(|share| share.density = 0.0);
         }
     }
     out
@@ -299,8 +496,12 @@ mod tests {
 
     #[test]
     fn half_a_sub_layer_is_dropped_whole() {
-        assert_eq!(coupled(&[0.5, 0.0, 0.3, 0.2]), [0.0, 0.0, 0.3, 0.2]);
-        assert_eq!(coupled(&[0.5, 0.1, 0.0, 0.2]), [0.5, 0.1, 0.0, 0.0]);
+        let coupled = |densities: [f64; 4]| {
+            let shares = densities.map(|density| Share { units: 1.0, density });
+            super::coupled(&shares).iter().map(|share| share.density).collect::<Vec<_>>()
+        };
+        assert_eq!(coupled([0.5, 0.0, 0.3, 0.2]), [0.0, 0.0, 0.3, 0.2]);
+        assert_eq!(coupled([0.5, 0.1, 0.0, 0.2]), [0.5, 0.1, 0.0, 0.0]);
     }
 
     #[test]

@@ -54,9 +54,9 @@ pub fn rows(source: &Source<'_>, options: &Options) -> Result<Vec<Placed>> {
                 (0..config.hidden_size).map(|j| if kept.contains(&(j / size)) { 0 } else { 2 });
             let groups =
                 Groups { count: 1, rows: vec![0; config.hidden_size], cols: cols.collect() };
-            let attention = (layer, kind, target.fit(groups)?);
+            let attention = (layer, kind, target.fit(groups, 1.0)?);
             let kind = MatrixKind::FeedForwardOut;
-            let level = Level { density: options.density, groups: 1, shared: None };
+            let level = Level { density: options.density, groups: 1, shared: None, units: 1.0 };
             let target = source.target(layer, kind)?;
             let seed = seed_of(options, layer, kind);
             let version = target.version(&level, WHOLE, seed)?;

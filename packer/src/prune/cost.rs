@@ -20,7 +20,7 @@ pub enum Measure {
 }
 
 /// Bytes beside the weights for each output: bias, scale, sum of the row, index.
-pub const OUTPUT_BYTES: usize = 14;
+const OUTPUT_BYTES: usize = 14;
 /// Bytes for each input of a group: its index.
 const INPUT_BYTES: usize = 2;
 
@@ -51,5 +51,14 @@ impl Measure {
             }
         };
         total as u64
+    }
+
+    /// What `outputs` cost that are not there any more: the file says even of these that they are
+    /// their bias.
+    pub fn of_gone(self, outputs: usize) -> u64 {
+        match self {
+            Self::Weights | Self::Macs => 0,
+            Self::Bytes | Self::Int4Bytes => (outputs * OUTPUT_BYTES) as u64,
+        }
     }
 }

@@ -77,7 +77,7 @@ fn split(total: usize, parts: usize) -> impl Iterator<Item = usize> {
 pub struct Groups {
     /// Number of groups.
     pub count: usize,
-    /// Group of each output, `[rows]`.
+    /// Group of each output, `[rows]`; [`Groups::dropped`] for one that is not there any more.
     pub rows: Vec<usize>,
     /// Place of each input, `[cols]`: below `count` a group, [`Groups::shared`] for all groups,
     /// [`Groups::dropped`] for none.
@@ -93,6 +93,18 @@ impl Groups {
     /// Place of an input that no output keeps.
     pub fn dropped(&self) -> usize {
         self.count + 1
+    }
+
+    /// The same groups in a matrix of `whole` outputs and inputs, of which `rows` and `cols` were
+    /// these. All others are dropped.
+    pub fn spread(&self, whole: (usize, usize), rows: &[usize], cols: &[usize]) -> Self {
+        let put = |all: usize, which: &[usize], places: &[usize]| {
+            let mut out = vec![self.dropped(); all];
+            which.iter().zip(places).for_each(|(at, place)| out[*at] = *place);
+            out
+        };
+        let (rows, cols) = (put(whole.0, rows, &self.rows), put(whole.1, cols, &self.cols));
+        Self { count: self.count, rows, cols }
     }
 
     /// Outputs of group `g`, ascending.

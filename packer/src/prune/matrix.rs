@@ -9,7 +9,8 @@ use super::groups::{self, Groups, Sizes};
 use super::options::Steps;
 use super::polish::{Problem, polish};
 use super::refit;
-use super::solve::product;
+use super::solve::{pick, product};
+use super::units::Units;
 use super::version::{Dense, Version};
 use crate::calibrate::InputStats;
 use crate::model::Linear;
@@ -30,6 +31,33 @@ pub struct Level {
     pub groups: usize,
     /// Fraction of the inputs that all outputs keep; as many as the density allows when `None`.
     pub shared: Option<f64>,
+    /// Heads or neurons kept / all: outputs of a sub-layer's first matrix, inputs of its second.
+    pub units: f64,
+}
+
+impl Level {
+    /// A matrix of `whole` outputs and inputs, of which `left` are those of heads or neurons that
+    /// stay.
+    pub fn sizes(&self, whole: (usize, usize), left: (usize, usize)) -> Sizes {
+        let part = (left.0 * left.1) as f64 / (whole.0 * whole.1).max(1) as f64;
+        let within = if part > 0.0 { (self.density / part).min(1.0) } else { 0.0 };
+        if within >= DENSE {
+            return Sizes::new(left.0, left.1, 1.0, 1, None);
+        }
+        Sizes::new(left.0, left.1, within, self.groups, self.shared)
+    }
+}
+
+/// From this density on all is kept: groups would save nothing.
+pub const DENSE: f64 = 0.95;
+
+/// Where a matrix has the heads or neurons of its sub-layer.
+#[derive(Debug, Clone, Copy)]
+pub enum Axis {
+    /// They are its outputs, three times over of query, key and value.
+    Outputs,
+    /// They are its inputs.
+    Inputs,
 }
 
 /// How long to look for a pattern.
@@ -45,7 +73,7 @@ pub struct Effort {
 pub const WHOLE: Effort = Effort { starts: 2, rounds: 12 };
 
 /// A matrix of an encoder layer (query, key and value stacked) and what its inputs are like.
-pub struct Target {
+pub struct Target<'a> {
     weights: Mat<f64>,
     bias: Vec<f64>,
     mean: Vec<f64>,
@@ -55,14 +83,16 @@ pub struct Target {
     lambda: f64,
     /// `E[y xᵀ]`, `[rows][cols]`.
     target: Mat<f64>,
-    /// Output energy.
-    energy: f64,
+    /// Where errors are judged: the second moment around `mean`, of other text than the one that
+    /// is fitted to.
+    judged: Option<Mat<f64>>,
     steps: Steps,
+    units: Option<(Axis, &'a Units)>,
 }
 
-impl Target {
+impl<'a> Target<'a> {
     /// The stacked `linears` of one matrix and the statistics of their input; `steps` are done
-    /// with its versions.
+    /// with its versions. Without `units` no level can leave any out.
     ///
     /// # Errors
     /// [`Error::Input`] for statistics that are of another shape or not finite.
@@ -72,6 +102,7 @@ impl Target {
         linears: &[&Linear],
         input: &InputStats,
         steps: Steps,
+        units: Option<(Axis, &'a Units)>,
     ) -> Result<Self> {
         check(layer, kind, linears, input)?;
         let cols = input.mean.len();
@@ -86,7 +117,7 @@ impl Target {
         let target = product(weights.as_ref(), noisy.as_ref());
         let diagonal = (0..cols).map(|j| moment[(j, j)]).sum::<f64>() / cols as f64;
         Ok(Self {
-            energy: energy(&weights, moment.as_ref()),
+            judged: None,
             weights,
             bias: linears.iter().flat_map(|l| l.bias.iter().map(|b| f64::from(*b))).collect(),
             mean,
@@ -96,7 +127,20 @@ impl Target {
             lambda: (RIDGE * diagonal).max(1e-12),
             target,
             steps,
+            units,
         })
+    }
+
+    /// Judges errors on other text than that which is fitted to.
+    pub fn judged_by(mut self, other: &InputStats) -> Self {
+        let (cols, mean) = (self.mean.len(), &self.mean);
+        let off = |i: usize| f64::from(other.mean[i]) - mean[i];
+        self.judged = Some(Mat::from_fn(cols, cols, |i, j| {
+            let spread = f64::from(other.second_moment.data[i * cols + j])
+                - f64::from(other.mean[i]) * f64::from(other.mean[j]);
+            spread + off(i) * off(j)
+        }));
+        self
     }
 
     /// The best version found at `level`.
@@ -104,38 +148,91 @@ impl Target {
     /// # Errors
     /// [`Error::Input`] when the statistics cannot be solved.
     pub fn version(&self, level: &Level, effort: Effort, seed: u64) -> Result<Version> {
-        let (rows, cols) = self.shape();
-        let sizes = Sizes::new(rows, cols, level.density, level.groups, level.shared);
-        let importance = Mat::from_fn(rows, cols, |i, j| {
-            self.weights[(i, j)].powi(2) * self.moment[(j, j)].max(0.0)
+        let (rows, cols) = self.left(level.units);
+        let sizes = level.sizes(self.shape(), (rows.len(), cols.len()));
+        let importance = Mat::from_fn(rows.len(), cols.len(), |i, j| {
+            self.weights[(rows[i], cols[j])].powi(2) * self.moment[(cols[j], cols[j])].max(0.0)
         });
         let mut random = StdRng::seed_from_u64(seed);
         let (mut groups, _) =
             groups::search(importance.as_ref(), &sizes, effort.starts, &mut random);
         if self.steps.polish {
-            polish(&self.problem(), &sizes, &mut groups, effort.rounds)?;
+            let moment = pick(self.noisy.as_ref(), &cols, &cols);
+            let target = pick(self.target.as_ref(), &rows, &cols);
+            let (moment, target) = (moment.as_ref(), target.as_ref());
+            let problem = Problem { moment, target, lambda: self.lambda };
+            polish(&problem, &sizes, &mut groups, effort.rounds)?;
         }
-        self.fit(groups)
+        self.fit(groups.spread(self.shape(), &rows, &cols), level.units)
     }
 
-    /// The version that keeps exactly what `groups` keep.
+    /// Outputs and inputs that are left when the part `units` of the heads or neurons stays.
+    fn left(&self, units: f64) -> (Vec<usize>, Vec<usize>) {
+        let (rows, cols) = self.shape();
+        let all = |n: usize| (0..n).collect::<Vec<_>>();
+        let Some((axis, list)) = self.units.filter(|_| units < 1.0) else {
+            return (all(rows), all(cols));
+        };
+        let stay = list.stay(units);
+        let those = |n: usize| (0..n).filter(|i| stay[i % stay.len()]).collect();
+        match axis {
+            Axis::Outputs => (those(rows), all(cols)),
+            Axis::Inputs => (all(rows), those(cols)),
+        }
+    }
+
+    /// The version that keeps exactly what `groups` keep, the part `units` of the heads or neurons.
     ///
     /// # Errors
     /// [`Error::Input`] when the statistics cannot be solved.
-    pub fn fit(&self, groups: Groups) -> Result<Version> {
+    pub fn fit(&self, groups: Groups, units: f64) -> Result<Version> {
         let new = if self.steps.refit {
             refit::refit(&self.problem(), &self.weights, &groups)?
         } else {
             let kept = |i: usize, j: usize| {
-                groups.cols[j] == groups.rows[i] || groups.cols[j] == groups.shared()
+                let (row, col) = (groups.rows[i], groups.cols[j]);
+                row != groups.dropped() && (col == row || col == groups.shared())
             };
             let (rows, cols) = self.shape();
             Mat::from_fn(rows, cols, |i, j| if kept(i, j) { self.weights[(i, j)] } else { 0.0 })
         };
-        let lost = energy(&(&new - &self.weights), self.moment.as_ref());
-        let error = if self.energy > 0.0 { lost / self.energy } else { 0.0 };
+        let error = self.error(&new, &groups, units);
         let dense = Dense { weights: &self.weights, bias: &self.bias, mean: &self.mean };
         Ok(Version::new(groups, &new, &dense, error))
+    }
+
+    /// Energy of the outputs' change / energy of the outputs around their mean. Where it is known
+    /// who reads an output, it counts as loud as it is read; what is lost with an output that is
+    /// not there any more shows in the matrix that read it.
+    fn error(&self, new: &Mat<f64>, groups: &Groups, units: f64) -> f64 {
+        let moment = self.judged.as_ref().unwrap_or(&self.moment).as_ref();
+        let (rows, cols) = self.shape();
+        let loud = |units: f64| match self.units {
+            Some((Axis::Outputs, list)) => {
+                let read = list.loudness(units);
+                // A query or a key moves what its head says: as loud as the head.
+                let parts = rows / read.len().max(1);
+                let head = |i: usize| {
+                    let from = i / list.size() * list.size();
+                    let head = &read[from..from + list.size()];
+                    head.iter().sum::<f64>() / list.size() as f64
+                };
+                (0..rows)
+                    .map(|i| match i / read.len() {
+                        part if part + 1 == parts => read[i % read.len()],
+                        _ => head(i % read.len()),
+                    })
+                    .collect()
+            }
+            _ => vec![1.0; rows],
+        };
+        let change = Mat::from_fn(rows, cols, |i, j| match groups.rows[i] {
+            place if place == groups.dropped() => 0.0,
+            _ => new[(i, j)] - self.weights[(i, j)],
+        });
+        let all = energy(&self.weights, moment, &loud(1.0));
+        let lost = energy(&change, moment, &loud(units));
+        if all > 0.0 { lost / all } else { 0.0 }
     }
 
     /// What each input carries to the outputs: energy around its mean, `[cols]`.
@@ -149,7 +246,8 @@ impl Target {
         (self.weights.nrows(), self.weights.ncols())
     }
 
-    fn problem(&self) -> Problem<'_> {
+    /// Its least-squares problem.
+    pub fn problem(&self) -> Problem<'_> {
         Problem { moment: self.noisy.as_ref(), target: self.target.as_ref(), lambda: self.lambda }
     }
 }
@@ -179,11 +277,12 @@ fn stack(linears: &[&Linear], cols: usize) -> Mat<f64> {
     Mat::from_fn(rows.len(), cols, |i, j| f64::from(rows[i][j]))
 }
 
-/// Output energy of `weights`: the trace of `W C Wᵀ`.
-fn energy(weights: &Mat<f64>, moment: MatRef<'_, f64>) -> f64 {
+/// Output energy of `weights`, each output times its `loud`: the trace of `W C Wᵀ`.
+fn energy(weights: &Mat<f64>, moment: MatRef<'_, f64>, loud: &[f64]) -> f64 {
     let seen = product(weights.as_ref(), moment);
     let column = |j: usize| -> f64 {
-        weights.col_as_slice(j).iter().zip(seen.col_as_slice(j)).map(|(a, b)| a * b).sum()
+        let pairs = weights.col_as_slice(j).iter().zip(seen.col_as_slice(j));
+        pairs.zip(loud).map(|((a, b), loud)| a * b * loud).sum()
     };
     (0..weights.ncols()).map(column).sum()
 }

@@ -21,6 +21,7 @@ pub mod refit;
 mod report;
 pub mod search;
 pub mod solve;
+pub mod units;
 pub mod version;
 
 use grouse_runtime::format::MatrixKind;
@@ -50,24 +51,21 @@ use version::Version;
 pub fn prune(model: &mut DenseModel, sentences: &[Vec<u32>], options: &Options) -> Result<Report> {
     options.check(model)?;
     let (nonzero, all) = model.encoder_weights();
-    let stats = calibrate::collect(model, sentences)?;
-    let mut search = None;
     let steps = options.steps;
+    let (chosen, units, search) = match options.method {
+        Method::Auto => auto::choose(model, sentences, options)?,
+        _ => (uniform(model, options), Vec::new(), None),
+    };
+    // The statistics that the choice was made by are gone now: those of all text take their place.
+    let stats = calibrate::collect(model, sentences)?;
+    let source = Source { model, stats: &stats, held_out: None, steps, units: &units };
     let versions = match options.method {
         Method::Magnitude | Method::Wanda => {
             baselines::unstructured(model, &stats, options);
             Vec::new()
         }
-        Method::Rows => baselines::rows(&Source { model, stats: &stats, steps }, options)?,
-        Method::Groups => {
-            whole(&Source { model, stats: &stats, steps }, &uniform(model, options), options)?
-        }
-        Method::Auto => {
-            let source = Source { model, stats: &stats, steps };
-            let (levels, found) = auto::choose(&source, sentences, options)?;
-            search = found;
-            whole(&source, &levels, options)?
-        }
+        Method::Rows => baselines::rows(&source, options)?,
+        Method::Groups | Method::Auto => whole(&source, &chosen, options)?,
     };
     for (layer, kind, version) in &versions {
         version.write(&mut stacked_mut(&mut model.layers[*layer], *kind));
@@ -98,7 +96,7 @@ fn uniform(model: &DenseModel, options: &Options) -> Vec<Option<Level>> {
         .map(|(layer, kind)| {
             let (rows, _) = options::shape(model, layer, kind);
             let groups = group_count(options, rows, options.density);
-            Some(Level { density: options.density, groups, shared: options.shared })
+            Some(Level { density: options.density, groups, shared: options.shared, units: 1.0 })
         })
         .collect()
 }
@@ -160,6 +158,7 @@ fn unread_inputs(linear: &Linear) -> Vec<bool> {
 fn clear_rows(linear: &mut Linear, which: &[bool]) {
     for (row, _) in which.iter().enumerate().filter(|(_, clear)| **clear) {
         linear.weight.row_mut(row).fill(0.0);
+        linear.bias[row] = 0.0;
     }
 }
 

@@ -25,18 +25,22 @@ pub enum Method {
     Wanda,
 }
 
-/// The steps after grouping by importance, to leave out when their worth is to be seen.
+/// Steps to leave out when their worth is to be seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Steps {
     /// Improve the groups on the true error.
     pub polish: bool,
     /// Refit the kept weights by least squares; a bias takes over the mean of what is lost anyway.
     pub refit: bool,
+    /// Let the automatic method leave out whole heads and neurons.
+    pub units: bool,
+    /// Let the automatic method choose the number of groups matrix by matrix.
+    pub counts: bool,
 }
 
 impl Default for Steps {
     fn default() -> Self {
-        Self { polish: true, refit: true }
+        Self { polish: true, refit: true, units: true, counts: true }
     }
 }
 

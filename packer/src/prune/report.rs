@@ -34,6 +34,8 @@ pub struct MatrixReport {
     pub shared: usize,
     /// Inputs that no output keeps.
     pub dropped: usize,
+    /// Outputs that are not there any more: of heads or neurons that were left out.
+    pub gone: usize,
     /// Energy of the output's change / energy of the output around its mean, on the calibration
     /// text.
     pub error: f64,
@@ -68,6 +70,7 @@ impl MatrixReport {
             }),
             shared: inputs_at(Groups::shared),
             dropped: inputs_at(Groups::dropped),
+            gone: version.map_or(0, |v| v.groups.outputs(v.groups.dropped()).len()),
             error: version.map_or(0.0, |v| v.error),
         }
     }
@@ -127,16 +130,17 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{:>5}  {:<16}  {:>11}  {:>6}  {:>6}  {:>7}  {:>6}",
-            "layer", "matrix", "shape", "groups", "shared", "density", "error"
+            "{:>5}  {:<16}  {:>11}  {:>11}  {:>6}  {:>6}  {:>7}  {:>6}",
+            "layer", "matrix", "shape", "left", "groups", "shared", "density", "error"
         )?;
         for m in &self.matrices {
             writeln!(
                 f,
-                "{:>5}  {:<16}  {:>11}  {:>6}  {:>6}  {:>7.4}  {:>6.4}",
+                "{:>5}  {:<16}  {:>11}  {:>11}  {:>6}  {:>6}  {:>7.4}  {:>6.4}",
                 m.layer,
                 m.matrix,
                 format!("{}x{}", m.rows, m.cols),
+                format!("{}x{}", m.rows - m.gone, m.cols - m.dropped),
                 m.groups,
                 m.shared,
                 m.density,

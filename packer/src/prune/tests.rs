@@ -131,6 +131,52 @@ fn a_search_reports_its_candidates_and_repeats() {
     assert_eq!((layers, report), run());
 }
 
+/// Of two neurons of each pair one says what the other says: half of them can go for nothing, and
+/// the automatic method finds that.
+#[test]
+fn neurons_that_say_nothing_new_go_first() {
+    let (hidden, wide) = (32, 256);
+    let mut dense = model(hidden, wide, 7);
+    let up = &mut dense.layers[0].ffn_in;
+    for neuron in 0..wide / 2 {
+        let row = up.weight.row(neuron).to_vec();
+        up.weight.row_mut(neuron + wide / 2).copy_from_slice(&row);
+        up.bias[neuron + wide / 2] = up.bias[neuron];
+    }
+    let options = Options { density: 0.6, ..Options::default() };
+    let report = prune(&mut dense.clone(), &sentences(), &options).unwrap();
+    let [_, _, up, down] = &report.matrices[..] else { panic!("one layer") };
+    assert!(up.gone >= wide / 4, "{up:?}");
+    assert!(down.error < 0.05, "{down:?}");
+    let without = Options { steps: Steps { units: false, ..Steps::default() }, ..options };
+    let report = prune(&mut dense.clone(), &sentences(), &without).unwrap();
+    assert!(report.matrices.iter().all(|m| m.gone == 0));
+}
+
+/// A budget of bytes or multiply-accumulates is kept and, where the steps are fine, spent.
+#[test]
+fn budgets_are_met_and_spent() {
+    use super::cost::Measure;
+    use super::options::dense_cost;
+    let dense = model(64, 512, 8);
+    for measure in [Measure::Weights, Measure::Macs, Measure::Bytes, Measure::Int4Bytes] {
+        for density in [0.3, 0.6] {
+            let options = Options { measure, density, ..Options::default() };
+            let (levels, units, _) = auto::choose(&dense, &sentences(), &options).unwrap();
+            let (steps, units) = (options.steps, units.as_slice());
+            let source = Source { model: &dense, stats: &[], held_out: None, steps, units };
+            let all = Level { density: 1.0, groups: 1, shared: None, units: 1.0 };
+            let cost = |(at, level): ((usize, MatrixKind), &Option<Level>)| {
+                source.cost(at, &level.unwrap_or(all), &options)
+            };
+            let spent: u64 = places(&dense).zip(&levels).map(cost).sum();
+            let part = spent as f64 / dense_cost(&dense, measure) as f64;
+            assert!(part <= density + 1e-9, "{measure:?} {density}: {part}");
+            assert!(part >= 0.95 * density, "{measure:?} {density}: {part}");
+        }
+    }
+}
+
 #[test]
 fn tiny_matrices_can_be_pruned() {
     let dense = model(2, 3, 3);

@@ -154,13 +154,14 @@ fn table(report: &Report) -> Markup {
         table {
             tr {
                 th { "matrix" } th { "shape" } th { "kept" } th { "density" } th { "groups" }
-                th { "shared inputs" } th { "dropped inputs" } th { "output error" }
+                th { "shared inputs" } th { "dropped inputs" } th { "outputs gone" }
+                th { "output error" }
             }
             @for m in &report.matrices {
                 tr {
                     td { (m.layer) " " (m.matrix) } td { (m.rows) "×" (m.cols) } td { (m.kept) }
                     td { (format!("{:.4}", m.density)) } td { (m.groups) } td { (m.shared) } td { (m.dropped) }
-                    td { (format!("{:.4}", m.error)) }
+                    td { (m.gone) } td { (format!("{:.4}", m.error)) }
                 }
             }
         }

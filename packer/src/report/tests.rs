@@ -16,6 +16,7 @@ fn the_page_stands_alone_and_escapes_text() {
         blocks: vec![(32, 4), (32, 4)],
         shared: 4,
         dropped: 20,
+        gone: 0,
         error: 0.1,
     };
     let report = Report {

@@ -24,6 +24,9 @@ pub(super) struct Attention8<'a> {
     /// At least [`HeadPlan::columns`].
     pub(super) work: &'a mut [Column],
     pub(super) shape: Heads,
+    /// The equalizing factors of the matrix that reads the contexts, `[hidden]`; none if it has
+    /// float weights.
+    pub(super) equalize: &'a [f32],
 }
 
 /// [`HeadPlan`]'s buffers.
@@ -86,6 +89,11 @@ impl Attention8<'_> {
         let to = (positions / TILE_TOKENS).min(from + queries.len() / hidden.max(1));
         for head in 0..heads {
             let key = head * size;
+            // Pruned: no output reads this head, whatever stands there.
+            let read = self.equalize.get(key..key + size);
+            if read.is_some_and(|factors| factors.iter().all(|factor| *factor == 0.0)) {
+                continue;
+            }
             let span = Span {
                 qkv: self.keys_values,
                 stride: 2 * hidden,

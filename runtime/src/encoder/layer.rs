@@ -165,7 +165,9 @@ impl Run<'_> {
                     continue;
                 }
                 if in_i8 {
-                    let attention = Attention8 { queries, tile, keys_values, work, shape };
+                    let equalize = matrix.equalize();
+                    let attention =
+                        Attention8 { queries, tile, keys_values, work, shape, equalize };
                     attention.run(self.backend, tokens)?;
                 } else {
                     let attention = Attention { queries, tile, keys_values, work, shape };

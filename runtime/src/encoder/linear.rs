@@ -172,11 +172,12 @@ fn linear_float(
 /// The outputs of a group without inputs.
 fn fill_bias(group: &Group<'_>, activation: Option<Activation>, out: &mut Output<'_>) {
     let tiles = out.tokens.div_ceil(TILE_TOKENS);
-    for tile in out.columns.chunks_exact_mut(out.features.max(1)).take(tiles) {
-        for (output, bias) in group.outputs.iter().zip(group.bias) {
-            if let Some(column) = tile.get_mut(output) {
-                // As the sum of no products: 0 + b.
-                *column = [activate(0.0 + bias, activation); TILE_TOKENS];
+    for (output, bias) in group.outputs.iter().zip(group.bias) {
+        // As the sum of no products: 0 + b.
+        let column = [activate(0.0 + bias, activation); TILE_TOKENS];
+        for tile in out.columns.chunks_exact_mut(out.features.max(1)).take(tiles) {
+            if let Some(to) = tile.get_mut(output) {
+                *to = column;
             }
         }
     }
