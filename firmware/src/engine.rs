@@ -2,7 +2,7 @@
 
 use grouse_runtime::encoder::{Encoder, Stages};
 use grouse_runtime::format::MAX_TOKENS;
-use grouse_runtime::kernels::{self, Backend};
+use grouse_runtime::kernels::Backend;
 use grouse_runtime::plan::Plan;
 use grouse_runtime::self_test::Summary;
 use grouse_runtime::tokenizer::Tokenizer;
@@ -177,9 +177,4 @@ impl<'m, 'a> Engine<'m, 'a> {
             });
         Some(Tested { passed, failed, skipped, stack_bytes: stack::deepest() as u32, first })
     }
-}
-
-/// The backend called `name`; the empty name is the default's.
-pub fn backend(name: &str) -> Option<&'static dyn Backend> {
-    if name.is_empty() { Some(kernels::default()) } else { kernels::by_name(name) }
 }

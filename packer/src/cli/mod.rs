@@ -8,6 +8,7 @@ mod accelerator;
 mod bench;
 mod board_test;
 mod boards;
+mod classify;
 mod demo;
 mod embed;
 mod eval;
@@ -20,6 +21,7 @@ mod pack;
 mod prune;
 mod pull;
 mod run;
+mod run_all;
 mod self_test;
 mod shrink;
 mod texts;
@@ -42,6 +44,7 @@ enum Command {
     Inspect(inspect::Args),
     Tokenize(tokenize::Args),
     Embed(embed::Args),
+    Classify(classify::Args),
     Eval(eval::Args),
     SelfTest(self_test::Args),
     Bench(bench::Args),
@@ -63,6 +66,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(args),
         Command::Tokenize(args) => tokenize::run(args),
         Command::Embed(args) => embed::run(args),
+        Command::Classify(args) => classify::run(args),
         Command::Eval(args) => eval::run(args),
         Command::SelfTest(args) => self_test::run(args),
         Command::Bench(args) => bench::run(args),

@@ -56,6 +56,9 @@ pub enum Request<'a> {
     /// Run the texts that the model file carries, by the backend in use and without an accelerator;
     /// answered by [`Response::Tested`]. A text that was sent before is kept.
     SelfTest,
+    /// How the self-test went that the board ran by itself when it met this model and this firmware
+    /// for the first time; answered by [`Response::FirstBoot`].
+    FirstBoot,
 }
 
 /// Ways to fail on purpose.
@@ -68,6 +71,8 @@ pub enum Crash {
     BusFault,
     /// A recursion without end.
     StackOverflow,
+    /// A warm restart: nothing is answered, and the board is there again.
+    Restart,
 }
 
 /// What a board answers.
@@ -139,6 +144,28 @@ pub enum Response<'a> {
     },
     /// To [`Request::SelfTest`].
     Tested(Tested<'a>),
+    /// To [`Request::FirstBoot`].
+    FirstBoot(FirstBoot<'a>),
+}
+
+/// The self-test that a board runs by itself, once for a model and a firmware.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum FirstBoot<'a> {
+    /// It was not run.
+    NotRun {
+        /// Why.
+        why: &'a str,
+    },
+    /// It was.
+    Ran {
+        /// At this start; otherwise at one before, and the board has been on since.
+        now: bool,
+        /// Texts that passed, all backends together.
+        passed: u32,
+        /// Names of the backends with a text that failed, separated by spaces.
+        failed: &'a str,
+    },
 }
 
 /// How the self-test of a model file went ([`crate::view::Model::self_test`]).
