@@ -18,7 +18,7 @@ use crate::prune::options::{dense_cost, shape};
 use crate::{Error, Result};
 
 /// What a device has.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Room {
     /// Bytes for the packed file.
     pub file: u64,
@@ -395,7 +395,6 @@ mod tests {
     #[test]
     fn the_time_is_that_of_the_packed_model() {
         let model = model();
-        let board = Board::by_id("mps2-an505").unwrap();
         let sentences = crate::calibrate::sentences(&model, None, 8).unwrap();
         let stats = crate::calibrate::collect(&model, &sentences).unwrap();
         let dense = choose(&model, &room(10 << 20), 300).unwrap();

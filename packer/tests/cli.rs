@@ -218,8 +218,28 @@ fn a_model_shrinks_to_a_device() {
         let tokenized = grouse(&["tokenize", &format!("{out}.grouse"), "the man"], None);
         assert!(tokenized.status.success());
     }
+    // Enough flash for all of it, and less and less time, by the board's cost figures.
+    let timed = |milliseconds: f64| {
+        let limit = milliseconds.to_string();
+        let output = run("400000", &["--board", "pico2", "--latency", &limit]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let took = report["packed"]["estimated_milliseconds"].as_f64().unwrap();
+        assert!(took <= milliseconds, "{took} of {milliseconds}");
+        (took, report["device"]["choice"]["density"].as_f64().unwrap())
+    };
+    let (whole, density) = timed(1e6);
+    assert_eq!(density, 1.0);
+    for part in [0.95, 0.85] {
+        let (took, density) = timed(whole * part);
+        assert!(took > 0.97 * whole * part && density < 1.0, "{took} of {whole} × {part}");
+    }
     for (flash, more, cause) in [
-        ("9000", &[][..], "does not fit 9000 bytes"),
+        ("400000", &["--board", "pico2", "--latency", "0.01"][..], "takes at least"),
+        ("400000", &["--board", "linux-a53", "--latency", "9"], "no figures"),
+        ("400000", &["--latency", "9"], "--board"),
+        ("9000", &[], "does not fit 9000 bytes"),
         ("140000", &["--ram", "9000"], "bytes of RAM"),
         ("140000", &["--density", "0.5"], "--density"),
         ("140000", &["--board", "no-such"], "no-such"),

@@ -32,6 +32,8 @@ mod stm32;
 mod stm32n6570;
 #[cfg(feature = "teensy41")]
 mod teensy41;
+#[cfg(feature = "rp235x")]
+mod usb;
 #[cfg(feature = "stm32h743")]
 mod weact_h743;
 

@@ -18,7 +18,6 @@ static IMAGE_DEFINITION: ImageDef = ImageDef::secure_exe();
 
 /// The crystal of the Pico 2.
 const CRYSTAL_HZ: u32 = 12_000_000;
-const BAUD: u32 = 115_200;
 /// The 64-bit microsecond timer's raw words: they latch nothing.
 const TIMER_RAW_HIGH: usize = 0x24;
 const TIMER_RAW_LOW: usize = 0x28;
@@ -26,7 +25,6 @@ const TIMER_RAW_LOW: usize = 0x28;
 /// Sets clocks, pins and baud rates. After a failure nobody can be told: the lines stay dead.
 pub fn start() {
     let Some(mut chip) = hal::pac::Peripherals::take() else { return };
-    let mut watchdog = hal::Watchdog::new(chip.WATCHDOG);
     let clocks = init_clocks_and_plls(
         CRYSTAL_HZ,
         chip.XOSC,
@@ -34,13 +32,13 @@ pub fn start() {
         chip.PLL_SYS,
         chip.PLL_USB,
         &mut chip.RESETS,
-        &mut watchdog,
+        &mut hal::Watchdog::new(chip.WATCHDOG),
     );
     let Ok(clocks) = clocks else { return };
     let sio = hal::Sio::new(chip.SIO);
     let bank = sio.gpio_bank0;
     let pins = hal::gpio::Pins::new(chip.IO_BANK0, chip.PADS_BANK0, bank, &mut chip.RESETS);
-    let settings = || UartConfig::new(BAUD.Hz(), DataBits::Eight, None, StopBits::One);
+    let settings = || UartConfig::new(115_200.Hz(), DataBits::Eight, None, StopBits::One);
     let peripheral = clocks.peripheral_clock.freq();
     let wire = (pins.gpio0.into_function(), pins.gpio1.into_function());
     let wire = UartPeripheral::new(chip.UART0, wire, &mut chip.RESETS);
@@ -50,8 +48,8 @@ pub fn start() {
     let lines = (wire.enable(settings(), peripheral), log.enable(settings(), peripheral));
     let (Ok(_), Ok(_)) = lines else { return };
     let _ = hal::Timer::new_timer0(chip.TIMER0, &mut chip.RESETS, &clocks);
-    let usb = (chip.USB, chip.USB_DPRAM, clocks.usb_clock);
-    super::pico::start(hal::usb::UsbBus::new(usb.0, usb.1, usb.2, true, &mut chip.RESETS));
+    let (usb, memory) = (chip.USB, chip.USB_DPRAM);
+    super::usb::start(hal::usb::UsbBus::new(usb, memory, clocks.usb_clock, true, &mut chip.RESETS));
 }
 
 /// Cycles since the start, by the timer that counts microseconds.

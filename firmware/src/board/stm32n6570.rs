@@ -61,7 +61,7 @@ pub fn start() {
         free_running_clock: false,
         clock_mode: false,
         wrap_size: WrapSize::None,
-        clock_prescaler: 3,
+        clock_prescaler: 1,
         sample_shifting: true,
         chip_select_boundary: 0,
         max_transfer: 0,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::FrameFault;
 use crate::accelerator::{Fault, Report};
 use crate::error::{Error, SectionName};
-use crate::self_test::Outcome;
+use crate::self_test::Failure;
 
 /// What a host asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -193,55 +193,7 @@ pub struct Difference<'a> {
     pub text: u32,
     /// What was wrong.
     #[serde(borrow)]
-    pub kind: DifferenceKind<'a>,
-}
-
-/// What was wrong with a text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "defmt", derive(defmt::Format))]
-pub enum DifferenceKind<'a> {
-    /// The tokenizer gave other ids.
-    Ids {
-        /// CRC-32 in the file.
-        expected: u32,
-        /// CRC-32 of what came out.
-        found: u32,
-    },
-    /// The encoder gave another embedding.
-    Embedding {
-        /// CRC-32 in the file.
-        expected: u32,
-        /// CRC-32 of what came out.
-        found: u32,
-    },
-    /// The tokenizer or the encoder refused.
-    Refused(#[serde(borrow)] RuntimeError<'a>),
-}
-
-impl DifferenceKind<'static> {
-    /// What `outcome` says is wrong; `None` when nothing is.
-    pub fn new(outcome: &Outcome) -> Option<Self> {
-        match *outcome {
-            Outcome::Passed | Outcome::Skipped { .. } => None,
-            Outcome::Ids { expected, found } => Some(Self::Ids { expected, found }),
-            Outcome::Embedding { expected, found } => Some(Self::Embedding { expected, found }),
-            Outcome::Refused(error) => Some(Self::Refused(RuntimeError::new(&error))),
-        }
-    }
-}
-
-impl fmt::Display for DifferenceKind<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Ids { expected, found } => {
-                write!(f, "other ids: CRC-32 {found:08x} instead of {expected:08x}")
-            }
-            Self::Embedding { expected, found } => {
-                write!(f, "another embedding: CRC-32 {found:08x} instead of {expected:08x}")
-            }
-            Self::Refused(error) => write!(f, "refused: {error}"),
-        }
-    }
+    pub kind: Failure<RuntimeError<'a>>,
 }
 
 /// What an accelerator did since it was attached.

@@ -8,8 +8,8 @@ pub mod message;
 
 pub use frame::{Frame, FrameFault, Receiver, encode};
 pub use message::{
-    Crash, Difference, DifferenceKind, FaultKind, FaultReport, FirstBoot, Info, Offloaded, Refusal,
-    Request, Response, RuntimeError, Tested,
+    Crash, Difference, FaultKind, FaultReport, FirstBoot, Info, Offloaded, Refusal, Request,
+    Response, RuntimeError, Tested,
 };
 
 /// Version of the protocol, the first byte of every frame.
