@@ -98,9 +98,10 @@ fn allow_quad(flash: &mut Qspi<'_, QUADSPI, Blocking>) {
     let command = |instruction| TransferConfig { iwidth, instruction, ..Default::default() };
     let data = |instruction| TransferConfig { dwidth: iwidth, ..command(instruction) };
     flash.blocking_read(&mut register, data(READ_REGISTER));
-    if register[0] & QUAD_BIT == 0 {
+    let [bits] = register;
+    if bits & QUAD_BIT == 0 {
         flash.blocking_command(command(WRITE_ENABLE));
-        flash.blocking_write(&[register[0] | QUAD_BIT], data(WRITE_REGISTER));
+        flash.blocking_write(&[bits | QUAD_BIT], data(WRITE_REGISTER));
         // The longest that the write takes: 15 ms.
         cortex_m::asm::delay(8_000_000);
     }
