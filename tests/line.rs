@@ -122,16 +122,18 @@ fn a_board_on_a_port_answers_as_an_emulated_one() {
 /// the board answers all the same, and each message says what to do.
 #[test]
 fn a_board_without_a_usable_model_says_so() {
-    let cut = |model: &Packed| model.file("cut", &model.bytes[..model.bytes.len() / 2]);
-    let erased = |model: &Packed| model.file("erased", &vec![0xFF; model.bytes.len()]);
-    let newer = |model: &Packed| {
-        let mut bytes = model.bytes.clone();
-        bytes[8] = 99;
-        model.file("newer", &bytes)
-    };
-    let cases: [(&dyn Fn(&Packed) -> PathBuf, &str); 3] =
-        [(&cut, "cut short"), (&erased, "erased"), (&newer, "different versions")];
-    for (flash, why) in cases {
+    type Change = fn(&mut Vec<u8>);
+    let cases: [(Change, &str); 3] = [
+        (|bytes| bytes.truncate(bytes.len() / 2), "cut short"),
+        (|bytes| bytes.fill(0xFF), "erased"),
+        (|bytes| bytes[8] = 99, "different versions"),
+    ];
+    for (change, why) in cases {
+        let flash = |model: &Packed| {
+            let mut bytes = model.bytes.clone();
+            change(&mut bytes);
+            model.file("flash", &bytes)
+        };
         let Some(desk) = Desk::with(flash) else { return };
         let path = desk.model.model();
         let error = Session::connect(&desk.board, &desk.port, &path, &options(), &quiet);
