@@ -5,7 +5,7 @@
 
 use grouse::pack::sections;
 use grouse_boards::runner::Progress;
-use grouse_boards::{Board, Error, Firmware, Options, Session, Tested, Variant};
+use grouse_boards::{Board, Error, Firmware, FirstBoot, Options, Session, Tested, Variant};
 use grouse_runtime::accelerator::Injected;
 use grouse_runtime::format::{DataType, GroupDesc, LayerHeader};
 use grouse_runtime::view::Model;
@@ -259,6 +259,17 @@ fn the_self_test_runs_on_the_board() {
         assert!(first.what.contains("another embedding"), "{tested:?}");
     }
     session.embed("goes on").unwrap();
+    // At first boot it says by whom; the record of a failure outlives a restart, too.
+    let options = Options { first_boot: true, ..Options::default() };
+    let path = packed.file("changed", &changed);
+    let mut session = Session::boot(&board, firmware, &path, &options, &quiet).unwrap();
+    for now in [true, false] {
+        let FirstBoot::Ran { now: found, failed, .. } = session.first_boot().unwrap() else {
+            panic!("not run")
+        };
+        assert!(found == now && failed == names, "{failed:?}");
+        session.restart(&options).unwrap();
+    }
 
     // The longest word, 100 characters, becomes shorter than some word of the texts.
     let changed = reseal(&packed.bytes, *b"TOKN", |tokenizer| tokenizer[24] = 3);

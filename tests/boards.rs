@@ -1,13 +1,12 @@
-//! Every board of the catalogue: the emulated ones answer with the host's bits, images of the real
-//! ones cover what the layout says.
+//! The emulated boards of the catalogue answer with the host's bits.
 //!
 //! Needs `qemu-system-arm` and `qemu-user`; what is missing is skipped, and says so. With
 //! `GROUSE_REQUIRE_QEMU=1` it is a failure. `GROUSE_BOARD=ID` leaves the other boards out.
 
 use grouse_boards::catalogue::{ImageFormat, Unit};
 use grouse_boards::runner::fit::Fit;
-use grouse_boards::runner::{flash, picture};
-use grouse_boards::{Board, Error, Firmware, Options, Session, Variant};
+use grouse_boards::runner::flash;
+use grouse_boards::{Board, Error, Firmware, FirstBoot, Options, Session, Variant};
 use grouse_runtime::format::DataType;
 use grouse_runtime::view::Model;
 use grouse_runtime::wire::Crash;
@@ -152,6 +151,33 @@ fn failures_are_visible_on_every_board() {
 }
 
 #[test]
+fn a_board_tests_itself_at_first_boot_and_not_at_a_restart() {
+    let packed = Packed::new(DataType::I8, &Shape::default());
+    let path = packed.model();
+    let options = Options { first_boot: true, ..Options::default() };
+    for (board, firmware) in others() {
+        let mut session = Session::boot(&board, firmware, &path, &options, &quiet).unwrap();
+        let first = session.first_boot().unwrap();
+        if board.regions.is_none() {
+            // Each start of a program would be the first.
+            assert!(matches!(first, FirstBoot::NotRun { why } if why.contains("system")));
+            continue;
+        }
+        let backends = session.backends(&options).unwrap().len() as u32;
+        let ran = |now| FirstBoot::Ran { now, passed: 4 * backends, failed: Vec::new() };
+        assert_eq!(first, ran(true), "{}", board.id);
+        session.restart(&options).unwrap();
+        assert_eq!(session.first_boot().unwrap(), ran(false), "{}", board.id);
+        let answer = session.embed("goes on").unwrap();
+        assert_eq!(bits(&answer.embedding), bits(&host(&path, &["goes on".into()])[0].embedding));
+        drop(session);
+        // What `grouse run` boots otherwise.
+        let held = boot(&board, firmware, &path).first_boot().unwrap();
+        assert!(matches!(held, FirstBoot::NotRun { why } if why.contains("host")));
+    }
+}
+
+#[test]
 fn a_model_that_does_not_fit_is_refused_with_figures() {
     // 60 tokens of 640 need more than a Pico 2 has.
     let shape = Shape { hidden: 640, heads: 10, layers: 1, intermediate: 64, ..Shape::default() };
@@ -175,69 +201,6 @@ fn a_model_that_does_not_fit_is_refused_with_figures() {
     let error =
         flash::write(&board, firmware, &path, flash::What::Both, ImageFormat::Uf2, folder.path());
     assert!(matches!(error, Err(Error::ModelTooLong { .. })), "{error:?}");
-}
-
-/// By the UF2 page and chapter 5 of the RP2350 datasheet, not by our writer.
-#[test]
-fn the_pico_2_image_is_one_that_its_boot_rom_takes() {
-    let board = Board::by_id("pico2").unwrap();
-    let firmware = firmware(&board, Variant::Shipped).unwrap();
-    let packed = Packed::new(DataType::I4, &Shape::default());
-    let folder = tempfile::tempdir().unwrap();
-    let path = packed.model();
-    let write = |what| {
-        flash::write(&board, firmware, &path, what, ImageFormat::Uf2, folder.path()).unwrap()
-    };
-    let files = write(flash::What::Both);
-    let [file] = files.as_slice() else { panic!("{files:?}") };
-    let uf2 = std::fs::read(&file.path).unwrap();
-    let mut memory = std::collections::BTreeMap::new();
-    for block in uf2.chunks(512) {
-        let word = |at: usize| u32::from_le_bytes(block[at..at + 4].try_into().unwrap());
-        assert_eq!([word(0), word(4), word(508)], [0x0A32_4655, 0x9E5D_5157, 0x0AB1_6F30]);
-        assert_eq!([word(8), word(16), word(28)], [0x2000, 256, 0xE48B_FF59]);
-        assert_eq!(word(24) as usize, uf2.len() / 512);
-        assert!(memory.insert(word(12), block[32..288].to_vec()).is_none(), "twice");
-    }
-    // The blocks cover exactly firmware and model.
-    let regions = board.bare().unwrap();
-    let pages = |start: u32, bytes: u64| (start..start + bytes as u32).step_by(256);
-    let planned = pages(regions.code.origin, firmware.flash_bytes())
-        .chain(pages(regions.model.origin, packed.bytes.len() as u64));
-    assert!(memory.keys().copied().eq(planned));
-    assert!(firmware.flash_bytes() <= regions.code.length.into());
-    let flash_end = regions.model.end();
-    assert!(flash_end <= 0x1000_0000 + 4 * 1024 * 1024);
-    assert!(regions.arena.end() <= 0x2000_0000 + 520 * 1024);
-    let read = |start: u32, bytes: usize| -> Vec<u8> {
-        let pages = memory.range(start & !255..).flat_map(|(_, page)| page.iter().copied());
-        pages.skip(start as usize % 256).take(bytes).collect()
-    };
-    assert_eq!(read(regions.model.origin, packed.bytes.len()), packed.bytes);
-    // The vectors: a stack in RAM and an entry in the code.
-    let head = read(regions.code.origin, 4096);
-    let word = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().unwrap());
-    assert!((0x2000_0000..=0x2008_2000).contains(&word(0)), "{:#x}", word(0));
-    let entry = word(4);
-    assert!(entry % 2 == 1 && u64::from(entry) < regions.code.end(), "{entry:#x}");
-    // A block in the first 4 KiB: markers, an IMAGE_TYPE item (executable, secure, Arm, RP2350),
-    // the last item, and a link to itself.
-    let at = (0..4096 - 20).step_by(4).find(|at| word(*at) == 0xFFFF_DED3).expect("no block");
-    assert_eq!(word(at + 4) & 0xFFFF, 0x0142, "{:#x}", word(at + 4));
-    assert_eq!(word(at + 4) >> 16, 0x1021, "{:#x}", word(at + 4));
-    assert_eq!(word(at + 8), 0x0000_01FF);
-    assert_eq!([word(at + 12), word(at + 16)], [0, 0xAB12_3579]);
-    // Firmware and model apart, so that an unchanged model stays.
-    let first = |files: &[flash::Written]| files[0].pieces[0];
-    assert_eq!(first(&write(flash::What::Firmware)).1, regions.code.origin);
-    assert_eq!(
-        first(&write(flash::What::Model)),
-        ("model", regions.model.origin, { packed.bytes.len() as u64 })
-    );
-    let aligned = Aligned::new(&packed.bytes);
-    let fit = Fit::new(&board, firmware, &Model::open(aligned.bytes()).unwrap(), 64).unwrap();
-    let svg = picture::svg(&board, &fit);
-    assert!(svg.starts_with("<svg") && svg.contains("0x10040000") && svg.contains("fits"), "{svg}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The C library: its header, and the example of `docs/c.md` on an emulated Cortex-M4.
+//! The C library: its header, and the example of `docs/c.md` on emulated Cortex-M4 and Cortex-M55.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -91,39 +91,74 @@ fn output(command: &mut Command) -> String {
     text(&output.stdout)
 }
 
+/// A core that the example runs on, and how both compilers are told.
+struct Core {
+    machine: &'static str,
+    target: &'static str,
+    rustflags: &'static str,
+    gcc: [&'static str; 2],
+    model: u32,
+    backend: &'static str,
+}
+
 #[test]
-fn the_example_has_the_bits_of_the_host() {
-    const TARGET: &str = "thumbv7em-none-eabihf";
+fn the_example_has_the_bits_of_the_host_on_a_cortex_m4() {
+    example(&Core {
+        machine: "mps2-an386",
+        target: "thumbv7em-none-eabihf",
+        rustflags: "-Ctarget-cpu=cortex-m4",
+        gcc: ["-mcpu=cortex-m4", "-mfpu=fpv4-sp-d16"],
+        model: 0x2100_0000,
+        backend: "dsp",
+    });
+}
+
+#[test]
+fn the_example_has_the_bits_of_the_host_on_a_cortex_m55() {
+    example(&Core {
+        machine: "mps3-an547",
+        target: "thumbv8m.main-none-eabihf",
+        // As for the board's firmware: vectors of integers only.
+        rustflags: "-Ctarget-cpu=cortex-m55\x1f-Ctarget-feature=-mve.fp",
+        gcc: ["-mcpu=cortex-m55", "-mfpu=auto"],
+        model: 0x6000_0000,
+        backend: "helium",
+    });
+}
+
+fn example(core: &Core) {
+    let Core { machine, target, rustflags, gcc, model: origin, backend } = *core;
     if !there("arm-none-eabi-gcc") || !there("qemu-system-arm") {
         return;
     }
     let installed = Command::new("rustup").args(["target", "list", "--installed"]).output();
-    if !installed.is_ok_and(|o| String::from_utf8_lossy(&o.stdout).contains(TARGET)) {
-        println!("skipped: rustup target add {TARGET}");
+    if !installed.is_ok_and(|o| String::from_utf8_lossy(&o.stdout).contains(target)) {
+        println!("skipped: rustup target add {target}");
         return;
     }
     // A folder of its own: the workspace's is locked by the cargo that runs this test, it may be.
-    let built = Path::new(env!("CARGO_TARGET_TMPDIR")).join("c");
+    let built = Path::new(env!("CARGO_TARGET_TMPDIR")).join("c").join(machine);
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     output(
         Command::new(cargo)
-            .args(["build", "--release", "-p", "grouse-c", "--target", TARGET, "--target-dir"])
+            .args(["build", "--release", "-p", "grouse-c", "--target", target, "--target-dir"])
             .arg(&built)
             .current_dir(library())
             .env_remove("RUSTFLAGS")
-            .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-cpu=cortex-m4"),
+            .env("CARGO_ENCODED_RUSTFLAGS", rustflags),
     );
     let image = built.join("example.elf");
     let example = library().join("example");
     output(
         Command::new("arm-none-eabi-gcc")
-            .args(["-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16"])
+            .args(gcc)
+            .args(["-mthumb", "-mfloat-abi=hard"])
             .args(["-O2", "-Wall", "-Wextra", "-Werror", "-std=c11", "-ffreestanding"])
             .args(["-nostdlib", "-Wl,--gc-sections", "-T"])
-            .arg(example.join("mps2-an386.ld"))
+            .arg(example.join(machine).with_extension("ld"))
             .arg(format!("-I{}", library().join("include").display()))
             .args([example.join("main.c"), example.join("startup.c")])
-            .arg(built.join(TARGET).join("release/libgrouse_c.a"))
+            .arg(built.join(target).join("release/libgrouse_c.a"))
             .arg("-o")
             .arg(&image),
     );
@@ -138,10 +173,10 @@ fn the_example_has_the_bits_of_the_host() {
         let path = root.path().join("model.grouse");
         std::fs::write(&path, file.bytes()).unwrap();
         let run = |path: &Path| {
-            let loader = format!("loader,file={},addr=0x21000000,force-raw=on", path.display());
+            let loader = format!("loader,file={},addr={origin:#x},force-raw=on", path.display());
             let mut command = Command::new("timeout");
             command
-                .args(["120", "qemu-system-arm", "-machine", "mps2-an386", "-display", "none"])
+                .args(["120", "qemu-system-arm", "-machine", machine, "-display", "none"])
                 .args(["-monitor", "none", "-serial", "none", "-chardev", "stdio,id=host"])
                 .args(["-semihosting-config", "enable=on,target=native,chardev=host"])
                 .args(["-device", &loader, "-kernel"])
@@ -150,7 +185,11 @@ fn the_example_has_the_bits_of_the_host() {
         };
         let printed = output(&mut run(&path));
         let mut lines = printed.lines();
-        assert_eq!(lines.next(), Some("self-test passed 00000004 backend dsp"), "{printed}");
+        assert_eq!(
+            lines.next(),
+            Some(&*format!("self-test passed 00000004 backend {backend}")),
+            "{printed}"
+        );
         let model = Model::open(file.bytes()).unwrap();
         assert_eq!(lines.collect::<Vec<_>>(), expected(&model), "{weights:?}");
 

@@ -7,6 +7,8 @@
 
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -38,9 +40,15 @@ impl Drop for Desk {
 impl Desk {
     /// A board with a small model; `None` without an emulator.
     fn new() -> Option<Self> {
+        Self::with(|model| model.model())
+    }
+
+    /// A board whose flash holds the file that is made of its model.
+    fn with(flash: impl FnOnce(&Packed) -> PathBuf) -> Option<Self> {
         let board = Board::by_id("mps2-an505").unwrap();
         let firmware = firmware(&board, Variant::Shipped)?;
         let model = Packed::new(DataType::I8, &Shape::default());
+        let file = flash(&model);
         let qemu = board.qemu.as_ref().unwrap();
         let origin = board.regions.as_ref().unwrap().model.origin;
         let mut child = Command::new(&qemu.program)
@@ -48,7 +56,7 @@ impl Desk {
             .args(["-monitor", "none", "-kernel"])
             .arg(firmware.path())
             .arg("-device")
-            .arg(format!("loader,file={},addr={origin:#x},force-raw=on", model.model().display()))
+            .arg(format!("loader,file={},addr={origin:#x},force-raw=on", file.display()))
             .args(["-chardev", "pty,id=wire", "-serial", "chardev:wire", "-serial", "null"])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -108,6 +116,80 @@ fn a_board_on_a_port_answers_as_an_emulated_one() {
     assert!(!error.remedy().contains("close other programs"), "{}", error.remedy());
     let error = connect(&desk.board, "/dev/null", &path);
     assert!(matches!(error, Error::Port { .. }), "{error}");
+}
+
+/// Power was lost while the model was written, the flash was erased, or the model is another version's:
+/// the board answers all the same, and each message says what to do.
+#[test]
+fn a_board_without_a_usable_model_says_so() {
+    type Change = fn(&mut Vec<u8>);
+    let cases: [(Change, &str); 3] = [
+        (|bytes| bytes.truncate(bytes.len() / 2), "cut short"),
+        (|bytes| bytes.fill(0xFF), "erased"),
+        (|bytes| bytes[8] = 99, "different versions"),
+    ];
+    for (change, why) in cases {
+        let flash = |model: &Packed| {
+            let mut bytes = model.bytes.clone();
+            change(&mut bytes);
+            model.file("flash", &bytes)
+        };
+        let Some(desk) = Desk::with(flash) else { return };
+        let path = desk.model.model();
+        let error = Session::connect(&desk.board, &desk.port, &path, &options(), &quiet);
+        let error = error.err().unwrap();
+        assert!(matches!(error, Error::ModelOnBoard { .. }), "{error}");
+        let remedy = error.remedy();
+        assert!(remedy.contains(why) && remedy.contains("grouse flash"), "{error}: {remedy}");
+    }
+}
+
+/// A line whose other end is `peer`, which gets what the host sends.
+fn answered(peer: impl FnOnce(UnixStream) + Send + 'static) -> Line {
+    let (host, board) = UnixStream::pair().unwrap();
+    std::thread::spawn(move || peer(board));
+    Line { output: Box::new(host.try_clone().unwrap()), input: Box::new(host) }
+}
+
+#[test]
+fn what_is_no_firmware_of_this_version_is_named() {
+    let board = Board::by_id("pico2").unwrap();
+    let model = Packed::new(DataType::I8, &Shape::default());
+    let path = model.model();
+    let options = Options { timeout: Duration::from_secs(2), ..Options::default() };
+    let attach = |line| {
+        let error = Session::attach(&board, line, &path, &options, &quiet).err().unwrap();
+        (error.to_string(), error.remedy())
+    };
+    // The wrong port, or no power: nothing.
+    let (error, remedy) = attach(answered(|mut board| {
+        let _ = std::io::copy(&mut board, &mut std::io::sink());
+    }));
+    assert!(
+        error.contains("no firmware of Grouse answers") && error.contains("nothing"),
+        "{error}"
+    );
+    assert!(remedy.contains("grouse flash FILE --board pico2"), "{remedy}");
+    // Another device, which talks all the time.
+    let (error, remedy) = attach(answered(|mut board| {
+        while board.write_all(b"$GPGGA,,,,,,0,00,99.99,,,,,,*48\r\n\0").is_ok() {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }));
+    assert!(error.contains("no frame") && remedy.contains("the board's port"), "{error}: {remedy}");
+    // A firmware of another protocol: a right frame of version 9, by COBS as its paper has it.
+    let (error, remedy) = attach(answered(|mut board| {
+        let mut frame = vec![9, 1, 1, 1, 5];
+        frame.extend(crc32fast::hash(&frame).to_le_bytes());
+        assert!(!frame.contains(&0));
+        let coded = [&[frame.len() as u8 + 1], frame.as_slice(), &[0]].concat();
+        let mut request = [0; 16];
+        while board.read(&mut request).is_ok_and(|bytes| bytes > 0) {
+            let _ = board.write_all(&coded);
+        }
+    }));
+    assert!(error.contains("version 9 of the protocol"), "{error}");
+    assert!(remedy.contains("--firmware-only"), "{remedy}");
 }
 
 /// Garbles one frame in twenty: changes, loses, adds or zeroes a byte.

@@ -111,7 +111,8 @@ impl Region {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Uart {
-    /// Driver in the firmware: `cmsdk`, `pl011`, or `stdio` under an operating system.
+    /// Driver in the firmware: `cmsdk`, `lpuart`, `pl011`, `stm32-usart`, or `stdio` under an operating
+    /// system.
     pub driver: String,
     /// Clock of the lines' baud rate generators.
     #[serde(default)]
@@ -131,8 +132,8 @@ pub struct Uart {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Counter {
-    /// Driver in the firmware: `sse`, `cmsdk-dual`, `generic`, `rp235x`, or `clock` under an
-    /// operating system.
+    /// Driver in the firmware: `sse`, `cmsdk-dual`, `generic`, `dwt` (the core's own), or `clock`
+    /// under an operating system.
     pub driver: String,
     /// What its ticks are made into.
     pub unit: Unit,
@@ -200,14 +201,47 @@ pub struct Flash {
     /// UF2: the family that the loader expects.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uf2_family: Option<u32>,
-    /// The boot ROM wants a block that describes the image.
-    #[serde(default)]
-    pub image_definition: bool,
+    /// What the boot ROM wants beside the program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<Boot>,
+    /// First address of the flash that the boot ROM copies the firmware from, where it does not run
+    /// in place: the firmware is then a file of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copied_from: Option<u32>,
+    /// The loader erases everything first: firmware and model are written together only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub whole: bool,
+    /// PJRC's name of the board, for `teensy_loader_cli`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teensy_mcu: Option<String>,
+    /// The loader of the external flash, for `STM32_Programmer_CLI`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cube_loader: Option<String>,
     /// probe-rs's name of the chip.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe_rs_chip: Option<String>,
     /// What to do by hand, for people.
     pub by_hand: String,
+}
+
+/// What boot ROMs want.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Boot {
+    /// RP2350: a block that describes the image, in its first 4 KiB.
+    Rp235x,
+    /// i.MX RT: a block that describes the flash, and an image vector table, before the program.
+    Imxrt,
+}
+
+impl Boot {
+    /// Bytes of flash before the vectors.
+    pub fn header_bytes(self) -> u32 {
+        match self {
+            Self::Rp235x => 0,
+            Self::Imxrt => 0x2000,
+        }
+    }
 }
 
 /// Kinds of image.

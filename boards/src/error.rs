@@ -148,6 +148,26 @@ pub enum Error {
         /// Number of the runtime's error, 0 for refusals of the firmware.
         code: u16,
     },
+    /// The model in a board's flash cannot be used.
+    #[error("{board} holds no model that it can use: {what}")]
+    ModelOnBoard {
+        /// The board.
+        board: String,
+        /// The refusal in words.
+        what: String,
+        /// Number of the runtime's error.
+        code: u16,
+        /// The file that it should hold.
+        model: String,
+    },
+    /// Nothing that makes sense came from the port.
+    #[error("no firmware of Grouse answers on the line to {board}: {what}")]
+    Silent {
+        /// The board.
+        board: String,
+        /// What came instead.
+        what: String,
+    },
     /// The firmware failed.
     #[error("the firmware on {board} failed: {what}")]
     Fault {
@@ -225,6 +245,11 @@ pub enum Error {
 impl Error {
     /// The runtime's number for more tokens than the model knows.
     const TOO_MANY_TOKENS: u16 = 9;
+    /// Those for bytes that are no model, or none for this firmware; the first of them says that
+    /// there are only other bytes, the second is a version's.
+    const BAD_MODEL: std::ops::RangeInclusive<u16> = 1..=7;
+    const NO_MODEL: u16 = 1;
+    const MODEL_VERSION: u16 = 2;
 
     /// What to do about it.
     pub fn remedy(&self) -> String {
@@ -260,7 +285,25 @@ impl Error {
             Self::Refused { code: Self::TOO_MANY_TOKENS, .. } => {
                 "ask for fewer tokens (--tokens), or leave that to the model".into()
             }
+            Self::Refused { code, .. } if Self::BAD_MODEL.contains(code) => {
+                "the file is damaged or of another version: pack the model again (`grouse pack`)"
+                    .into()
+            }
             Self::Refused { .. } => "the message says what to do".into(),
+            Self::ModelOnBoard { board, model, code, .. } => {
+                let why = match *code {
+                    Self::NO_MODEL => "its flash was erased, or never written",
+                    Self::MODEL_VERSION => {
+                        "model and firmware are of different versions; pack the model by this program"
+                    }
+                    _ => "writing it was cut short, or it is of another version",
+                };
+                format!("{why}: write both with `grouse flash {model} --board {board}`")
+            }
+            Self::Silent { board, .. } => format!(
+                "check that this is the board's port, that its lines are not swapped, that it has \
+                 power, and that the firmware is on it (`grouse flash FILE --board {board}`)"
+            ),
             Self::Fault { .. } => {
                 "this is a defect of the firmware; run again with --log and report it".into()
             }
@@ -270,6 +313,14 @@ impl Error {
             }
             Self::Flash { tool: "picotool", .. } => {
                 "hold BOOTSEL while plugging the board in, so that its boot ROM answers".into()
+            }
+            Self::Flash { tool: "teensy_loader_cli", .. } => {
+                "plug the board in by a cable that carries data, and press its button".into()
+            }
+            Self::Flash { tool: "STM32_Programmer_CLI", .. } => {
+                "check the probe and its cable (`STM32_Programmer_CLI -l`), and that the loader of \
+                 the external flash lies in its folder ExternalLoader"
+                    .into()
             }
             Self::Flash { .. } => "check the probe and its cable (`probe-rs list`)".into(),
             Self::Garbled { .. } => {
@@ -284,6 +335,17 @@ impl Error {
             Self::Protocol { .. } => {
                 "host and firmware are of different versions; build both from one source".into()
             }
+        }
+    }
+
+    /// The same for a board whose flash should hold `model`.
+    #[cfg(feature = "runner")]
+    pub(crate) fn on_board(self, model: &std::path::Path) -> Self {
+        match self {
+            Self::Refused { board, what, code } if Self::BAD_MODEL.contains(&code) => {
+                Self::ModelOnBoard { board, what, code, model: model.display().to_string() }
+            }
+            error => error,
         }
     }
 

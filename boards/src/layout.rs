@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::catalogue::Board;
+use crate::catalogue::{Board, Boot};
 use crate::error::Result;
 
 /// The memory map that the linker scripts of the board's core include: `memory.x`.
@@ -16,26 +16,33 @@ pub fn memory_x(board: &Board) -> Result<String> {
     let regions = board.bare()?;
     let (code, ram) = (regions.code, regions.ram);
     let stack = board.stack_bytes;
+    let boot = board.flash.as_ref().and_then(|flash| flash.boot);
+    let header = boot.map_or(0, Boot::header_bytes);
+    let (header_region, sections) = match boot {
+        None => (String::new(), ""),
+        Some(Boot::Rp235x) => (String::new(), IMAGE_DEFINITION),
+        Some(Boot::Imxrt) => (
+            format!("  BOOT : ORIGIN = {:#010x}, LENGTH = {header:#x}\n", code.origin),
+            IMAGE_VECTOR_TABLE,
+        ),
+    };
     Ok(format!(
         "/* Made from the catalogue entry {id}. */\n\
-         MEMORY\n{{\n  \
+         MEMORY\n{{\n{header_region}  \
            FLASH : ORIGIN = {:#010x}, LENGTH = {:#x}\n  \
            RAM : ORIGIN = {:#010x}, LENGTH = {:#x}\n\
          }}\n\
+         _grouse_image_start = {:#010x};\n\
          _grouse_stack_limit = {:#010x};\n\
          _stack_start = ORIGIN(RAM);\n\
-         _stack_end = _grouse_stack_limit;\n{definition}",
-        code.origin,
-        code.length,
+         _stack_end = _grouse_stack_limit;\n{sections}",
+        code.origin + header,
+        code.length - header,
         u64::from(ram.origin) + stack,
         u64::from(ram.length) - stack,
+        code.origin,
         ram.origin,
         id = board.id,
-        definition = if board.flash.as_ref().is_some_and(|flash| flash.image_definition) {
-            IMAGE_DEFINITION
-        } else {
-            ""
-        },
     ))
 }
 
@@ -49,6 +56,31 @@ SECTIONS
   } > FLASH
 } INSERT AFTER .vector_table;
 _stext = ADDR(.start_block) + SIZEOF(.start_block);
+";
+
+/// The flash's configuration at its start, and 4 KiB later the image vector table (i.MX RT1060
+/// reference manual, 9.7.1): header, vectors, self, boot data (start, length, no plugin).
+const IMAGE_VECTOR_TABLE: &str = "\
+SECTIONS
+{
+  .boot ORIGIN(BOOT) :
+  {
+    KEEP(*(.grouse_boot_config));
+    . = ORIGIN(BOOT) + 0x1000;
+    LONG(0x402000D1);
+    LONG(__vector_table);
+    LONG(0);
+    LONG(0);
+    LONG(ORIGIN(BOOT) + 0x1020);
+    LONG(ORIGIN(BOOT) + 0x1000);
+    LONG(0);
+    LONG(0);
+    LONG(ORIGIN(BOOT));
+    LONG(LOADADDR(.data) + SIZEOF(.data) - ORIGIN(BOOT));
+    LONG(0);
+    LONG(0);
+  } > BOOT
+} INSERT BEFORE .vector_table;
 ";
 
 /// Rust constants for the firmware.

@@ -16,5 +16,6 @@ pub use catalogue::Board;
 pub use error::{Error, Result};
 #[cfg(feature = "runner")]
 pub use runner::{
-    Answer, Firmware, Info, Offloaded, Options, Progress, Session, Stages, Tested, Variant,
+    Answer, Firmware, FirstBoot, Info, Offloaded, Options, Progress, Session, Stages, Tested,
+    Variant,
 };

@@ -2,14 +2,12 @@
 
 use grouse_runtime::encoder::{Encoder, Stages};
 use grouse_runtime::format::MAX_TOKENS;
-use grouse_runtime::kernels::{self, Backend};
+use grouse_runtime::kernels::Backend;
 use grouse_runtime::plan::Plan;
-use grouse_runtime::self_test::Summary;
+use grouse_runtime::self_test::{Outcome, Summary};
 use grouse_runtime::tokenizer::Tokenizer;
 use grouse_runtime::view::Model;
-use grouse_runtime::wire::{
-    Difference, DifferenceKind, Info, Offloaded, Refusal, RuntimeError, Tested,
-};
+use grouse_runtime::wire::{Difference, Info, Offloaded, Refusal, RuntimeError, Tested};
 use grouse_runtime::{Error, Result};
 
 use crate::accelerator::{Attached, Choice, Device};
@@ -172,14 +170,11 @@ impl<'m, 'a> Engine<'m, 'a> {
         let mut first = None;
         let Summary { passed, failed, skipped } =
             self.model.self_test(&mut self.encoder, ids, values, |number, _, outcome| {
-                let kind = DifferenceKind::new(&outcome);
-                first = first.or(kind.map(|kind| Difference { text: number as u32, kind }));
+                if let Outcome::Failed(failure) = outcome {
+                    let kind = failure.map(|error| RuntimeError::new(&error));
+                    first = first.or(Some(Difference { text: number as u32, kind }));
+                }
             });
         Some(Tested { passed, failed, skipped, stack_bytes: stack::deepest() as u32, first })
     }
-}
-
-/// The backend called `name`; the empty name is the default's.
-pub fn backend(name: &str) -> Option<&'static dyn Backend> {
-    if name.is_empty() { Some(kernels::default()) } else { kernels::by_name(name) }
 }

@@ -16,8 +16,8 @@ static BUSY: AtomicBool = AtomicBool::new(false);
 /// The frame encoder, used only between `acquire` and `release`.
 struct Shared(UnsafeCell<defmt::Encoder>);
 
-// SAFETY: there is one core and no interrupt handler runs (they are masked, see `Uart::start`). A
-// fault handler does not log while `BUSY` is set and never returns, so it never meets a live borrow.
+// SAFETY: there is one core and no interrupt handler logs (that of USB on the Pico 2 is the only one;
+// elsewhere they are masked, see `Uart::start`). A fault handler does not log while `BUSY` is set and never returns, so it never meets a live borrow.
 unsafe impl Sync for Shared {}
 
 static ENCODER: Shared = Shared(UnsafeCell::new(defmt::Encoder::new()));

@@ -8,9 +8,11 @@
 
 mod accelerator;
 mod arch;
+mod backends;
 mod board;
 mod engine;
 mod fault;
+mod first_boot;
 mod link;
 mod log;
 mod serve;
@@ -42,6 +44,9 @@ pub(crate) fn run() -> ! {
         // Both are taken here and nowhere else.
         arch::stop()
     };
+    if let Ok(model) = &model {
+        server.test_once(model, arena);
+    }
     let mut hello = server.serve(None);
     loop {
         let id = hello.id;

@@ -3,15 +3,16 @@
 use grouse_runtime::Error;
 use grouse_runtime::encoder::Stages;
 use grouse_runtime::format::MAX_TOKENS;
-use grouse_runtime::kernels;
-use grouse_runtime::wire::{CHUNK, Info, Refusal, Request, Response, RuntimeError};
+use grouse_runtime::view::Model;
+use grouse_runtime::wire::{CHUNK, FirstBoot, Info, Refusal, Request, Response, RuntimeError};
 use heapless::String;
 use static_cell::ConstStaticCell;
 
 use crate::board::{Counter, TEXT_BYTES, Uart};
-use crate::engine::{self, Engine, Hello, MAX_HIDDEN, Run};
+use crate::engine::{Engine, Hello, MAX_HIDDEN, Run};
+use crate::first_boot::{self, Report};
 use crate::link::{Input, Output};
-use crate::{accelerator, arch};
+use crate::{accelerator, arch, backends};
 
 static TEXT: ConstStaticCell<[u8; TEXT_BYTES]> = ConstStaticCell::new([0; TEXT_BYTES]);
 static IDS: ConstStaticCell<[u32; MAX_TOKENS]> = ConstStaticCell::new([0; MAX_TOKENS]);
@@ -35,6 +36,8 @@ pub struct Server {
     text: Text,
     ids: &'static mut [u32],
     values: &'static mut [f32],
+    /// How the self-test at first boot went.
+    first_boot: Report,
 }
 
 impl Server {
@@ -46,7 +49,13 @@ impl Server {
             text: Text { bytes: TEXT.try_take()?, length: 0 },
             ids: IDS.try_take()?,
             values: VALUES.try_take()?,
+            first_boot: Report::NotRun("no usable model"),
         })
+    }
+
+    /// Runs the self-test if the board meets this model for the first time.
+    pub fn test_once(&mut self, model: &Model<'static>, arena: &mut [u8]) {
+        self.first_boot = first_boot::run(model, arena, self.ids, self.values);
     }
 
     /// Answers requests until a host wants something else prepared.
@@ -64,7 +73,7 @@ impl Server {
             };
             match request {
                 Request::Hello { max_tokens, backend, accelerator } => {
-                    let backend = engine::backend(backend);
+                    let backend = backends::by_name(backend);
                     let accelerator = accelerator::by_name(accelerator);
                     return Hello { id, max_tokens: max_tokens as usize, backend, accelerator };
                 }
@@ -80,6 +89,7 @@ impl Server {
                 Request::Embed => self.run(id, engine.as_deref_mut(), Wanted::Embedding),
                 Request::Bench => self.run(id, engine.as_deref_mut(), Wanted::Stages),
                 Request::SelfTest => self.self_test(id, engine.as_deref_mut()),
+                Request::FirstBoot => self.tell_first_boot(id),
                 Request::Count { loops } => {
                     self.output.send(id, &Response::Counted { ticks: count(loops) });
                 }
@@ -102,17 +112,9 @@ impl Server {
 
     /// Says why the model is not ready.
     pub fn refuse(&mut self, id: u16, refusal: Refusal<'_>) {
-        let mut names = String::<64>::new();
+        let names = names(u32::MAX);
         let refusal = match refusal {
-            Refusal::UnknownBackend { .. } => {
-                for backend in kernels::available() {
-                    let gap = if names.is_empty() { "" } else { " " };
-                    // A list that is too long lacks the names that do not fit. By hand, since
-                    // formatting takes 2 KiB of flash.
-                    let _ = names.push_str(gap).and_then(|()| names.push_str(backend.name()));
-                }
-                Refusal::UnknownBackend { known: &names }
-            }
+            Refusal::UnknownBackend { .. } => Refusal::UnknownBackend { known: &names },
             refusal => refusal,
         };
         defmt::warn!("refused: {}", refusal);
@@ -160,9 +162,33 @@ impl Server {
         self.output.send(id, &Response::Tested(tested));
     }
 
+    fn tell_first_boot(&mut self, id: u16) {
+        let failed = match self.first_boot {
+            Report::Ran { failed, .. } => names(failed),
+            Report::NotRun(_) => String::new(),
+        };
+        let answer = match self.first_boot {
+            Report::NotRun(why) => FirstBoot::NotRun { why },
+            Report::Ran { now, passed, .. } => FirstBoot::Ran { now, passed, failed: &failed },
+        };
+        self.output.send(id, &Response::FirstBoot(answer));
+    }
+
     fn refuse_error(&mut self, id: u16, error: &Error) {
         self.refuse(id, Refusal::Runtime(RuntimeError::new(error)));
     }
+}
+
+/// Names of the backends whose bits are set, separated by spaces.
+fn names(bits: u32) -> String<64> {
+    let mut names = String::new();
+    for (_, backend) in backends::available().enumerate().filter(|(bit, _)| bits >> bit & 1 == 1) {
+        let gap = if names.is_empty() { "" } else { " " };
+        // A list that is too long lacks the names that do not fit. By hand, since formatting takes
+        // 2 KiB of flash.
+        let _ = names.push_str(gap).and_then(|()| names.push_str(backend.name()));
+    }
+    names
 }
 
 /// Sends four-byte values in as many frames as they need.

@@ -119,13 +119,7 @@ fn words(outcome: Outcome) -> String {
     match outcome {
         Outcome::Passed => "passed".into(),
         Outcome::Skipped { tokens } => format!("skipped: {tokens} tokens are too many"),
-        Outcome::Ids { expected, found } => {
-            format!("other ids: CRC-32 {found:08x} instead of {expected:08x}")
-        }
-        Outcome::Embedding { expected, found } => {
-            format!("another embedding: CRC-32 {found:08x} instead of {expected:08x}")
-        }
-        Outcome::Refused(error) => format!("refused: {error}"),
+        Outcome::Failed(failure) => failure.to_string(),
         _ => "unknown".into(),
     }
 }

@@ -3,10 +3,13 @@
 //! Int4 costs next to nothing, so it comes first; then vocabulary and density share what is left,
 //! by what each was measured to cost (`docs/pruning.md`).
 
+use grouse_boards::Board;
+use grouse_boards::runner::fit::{Estimate, Work};
 use grouse_runtime::format::{
     self, Arch, DataType, EmbeddingHeader, Header, LayerHeader, MatrixKind, SectionEntry,
     table_row_i2, table_row_i4,
 };
+use grouse_runtime::kernels::TILE_TOKENS;
 use serde::Serialize;
 
 use crate::model::DenseModel;
@@ -15,7 +18,7 @@ use crate::prune::options::{dense_cost, shape};
 use crate::{Error, Result};
 
 /// What a device has.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Room {
     /// Bytes for the packed file.
     pub file: u64,
@@ -23,6 +26,61 @@ pub struct Room {
     pub arena: Option<u64>,
     /// Most tokens of one text.
     pub tokens: usize,
+    /// How long such a text may take, if that is limited.
+    pub time: Option<Time>,
+}
+
+/// A limit of time, by the estimate of `grouse fit`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Time {
+    /// Milliseconds from ids to embedding.
+    pub milliseconds: f64,
+    /// Whose clock and cost figures.
+    #[serde(skip)]
+    pub board: Board,
+}
+
+impl Time {
+    /// Milliseconds that `model` takes with its matrices at this density, and all else whole.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when the board has no figures.
+    fn estimate(&self, model: &DenseModel, choice: &Choice, tokens: usize) -> Result<f64> {
+        let work = work(model, choice, tokens);
+        let estimate = Estimate::of(&self.board, &work).ok_or_else(|| {
+            Error::input(
+                format!("the catalogue has no figures to estimate time on {} by", self.board.id),
+                "leave out --latency, or count them: boards/examples/cost.rs".to_owned(),
+            )
+        })?;
+        Ok(estimate.milliseconds)
+    }
+
+    /// Most that may be kept of the matrices, which can exceed 1, and the least time that a model
+    /// can be brought to.
+    fn density(&self, model: &DenseModel, choice: &Choice, tokens: usize) -> Result<(f64, f64)> {
+        let at = |density| self.estimate(model, &Choice { density, ..*choice }, tokens);
+        let (none, all) = (at(0.0)?, at(1.0)?);
+        Ok(((self.milliseconds - none) / (all - none), none + LEAST_DENSITY * (all - none)))
+    }
+}
+
+/// What the encoder does for a text, as [`Work::new`] has it of a packed model.
+fn work(model: &DenseModel, choice: &Choice, tokens: usize) -> Work {
+    let tokens = tokens.next_multiple_of(TILE_TOKENS) as u64;
+    let mut work = Work::default();
+    for layer in 0..model.layers.len() {
+        for kind in MatrixKind::ALL {
+            let (rows, cols) = shape(model, layer, kind);
+            let macs = ((rows * cols) as f64 * choice.density) as u64 * tokens;
+            let by_type =
+                if choice.weight_bits == 4 { &mut work.i4_macs } else { &mut work.i8_macs };
+            *by_type += macs;
+            work.elements += (rows + cols) as u64 * tokens;
+        }
+        work.attention_macs += 2 * tokens * tokens * model.config.hidden_size as u64;
+    }
+    work
 }
 
 /// What is to be done to a model.
@@ -34,8 +92,10 @@ pub struct Choice {
     pub table_bits: u8,
     /// Pieces to keep; all when `None`.
     pub vocabulary: Option<usize>,
-    /// Bytes of the matrices / those of the dense ones in the same number type.
+    /// What of the matrices is kept, by [`Choice::measure`].
     pub density: f64,
+    /// It is time that limits the density, not bytes.
+    pub by_time: bool,
     /// Points of Spearman × 100 that all-MiniLM-L6-v2 lost on STS-Benchmark dev by as much.
     pub expected_loss: f64,
 }
@@ -67,6 +127,9 @@ impl Choice {
 
     /// What the density counts.
     pub fn measure(&self) -> Measure {
+        if self.by_time {
+            return Measure::Macs;
+        }
         if self.weight_bits == 4 { Measure::Int4Bytes } else { Measure::Bytes }
     }
 }
@@ -85,6 +148,8 @@ const VOCABULARIES: [usize; 16] = [
     24_000, 20_000, 16_000, 14_000, 12_000, 11_000, 10_000, 9_000, 8_000, 7_000, 6_000, 5_000,
     4_000, 3_000, 2_000, 1_000,
 ];
+/// Time limits the density when it allows less than so much of what bytes do.
+const NEAR: f64 = 0.95;
 /// Below it nothing is left of a model.
 const LEAST_DENSITY: f64 = 0.06;
 /// Bytes of the JSON section and the self-test, about.
@@ -97,7 +162,7 @@ const GROUPS: u64 = 24;
 /// Chooses for `model`, whose vocabulary can be trimmed to `least` pieces.
 ///
 /// # Errors
-/// [`Error::Input`] when nothing fits, with the bytes that would.
+/// [`Error::Input`] when nothing fits, with the bytes or the time that would.
 pub fn choose(model: &DenseModel, room: &Room, least: usize) -> Result<Choice> {
     check_arena(model, room)?;
     let whole = model.config.vocab_size;
@@ -106,41 +171,73 @@ pub fn choose(model: &DenseModel, room: &Room, least: usize) -> Result<Choice> {
         table_bits,
         vocabulary: None,
         density: 1.0,
+        by_time: false,
         expected_loss: 0.0,
     };
-    let left = |choice: &Choice| {
-        let pieces = choice.vocabulary.unwrap_or(whole);
-        room.file.checked_sub(fixed_bytes(model, choice, pieces, room.tokens))
-    };
-    for dense in [choice(8, 8), choice(8, 4), choice(4, 4)] {
-        let needed = dense_cost(model, dense.measure());
-        if left(&dense).is_some_and(|left| left >= needed) {
-            return Ok(dense);
+    let sizes = VOCABULARIES.into_iter().filter(|size| *size > least && *size < whole);
+    let smaller = sizes
+        .chain([least])
+        .flat_map(|size| [4, 2].map(|bits| Choice { vocabulary: Some(size), ..choice(4, bits) }));
+    // Equal losses go to the first.
+    let candidates = [(8, 8), (8, 4), (4, 4), (4, 2)].map(|(w, t)| choice(w, t));
+    let mut best: Option<Choice> = None;
+    for candidate in candidates.into_iter().chain(smaller) {
+        let Some(fitted) = fit(model, room, candidate)? else { continue };
+        if best.is_none_or(|best| fitted.expected_loss < best.expected_loss) {
+            best = Some(fitted);
+        }
+    }
+    if let Some(best) = best {
+        return Ok(best);
+    }
+    if let Some(time) = &room.time {
+        let times = [8, 4].map(|bits| time.density(model, &choice(bits, 4), room.tokens));
+        let least = times
+            .into_iter()
+            .try_fold(f64::INFINITY, |least, each| Ok::<_, Error>(least.min(each?.1)))?;
+        if least > time.milliseconds {
+            return Err(Error::input(
+                format!(
+                    "{} takes at least {least:.1} ms for {} tokens on {} (an estimate), however \
+                     little of it is kept",
+                    model.name, room.tokens, time.board.id
+                ),
+                format!("allow --latency {:.0}, fewer --tokens, or a faster board", least.ceil()),
+            ));
         }
     }
     let smallest = choice(4, 2);
-    let dense = dense_cost(model, smallest.measure());
-    let sizes = VOCABULARIES.into_iter().filter(|size| *size > least && *size < whole);
-    let best = [None]
-        .into_iter()
-        .chain(sizes.chain([least]).map(Some))
-        .flat_map(|vocabulary| [4, 2].map(|bits| Choice { vocabulary, ..choice(4, bits) }))
-        .filter_map(|choice| {
-            let density = (left(&choice)? as f64 / dense as f64).min(1.0);
-            let loss = interpolate(&BY_VOCABULARY, choice.vocabulary.unwrap_or(whole) as f64)
-                + interpolate(&BY_DENSITY, density)
-                + if choice.table_bits == 2 { BY_INT2 } else { 0.0 };
-            (density >= LEAST_DENSITY).then_some(Choice { density, expected_loss: loss, ..choice })
-        })
-        .min_by(|a, b| a.expected_loss.total_cmp(&b.expected_loss));
-    best.ok_or_else(|| {
-        let needed = fixed_bytes(model, &smallest, least, room.tokens)
-            + (LEAST_DENSITY * dense as f64) as u64;
-        Error::input(
-            format!("{} does not fit {} bytes, however small", model.name, room.file),
-            format!("{needed} bytes are the least that it takes; choose a smaller model"),
-        )
-    })
+    let needed = fixed_bytes(model, &smallest, least, room.tokens)
+        + (LEAST_DENSITY * dense_cost(model, smallest.measure()) as f64) as u64;
+    Err(Error::input(
+        format!("{} does not fit {} bytes, however small", model.name, room.file),
+        format!("{needed} bytes are the least that it takes; choose a smaller model"),
+    ))
+}
+
+/// The most of `candidate`'s matrices that bytes and time allow; `None` when that is too little.
+fn fit(model: &DenseModel, room: &Room, candidate: Choice) -> Result<Option<Choice>> {
+    let pieces = candidate.vocabulary.unwrap_or(model.config.vocab_size);
+    let fixed = fixed_bytes(model, &candidate, pieces, room.tokens);
+    let Some(left) = room.file.checked_sub(fixed) else { return Ok(None) };
+    let by_bytes = (left as f64 / dense_cost(model, candidate.measure()) as f64).min(1.0);
+    let by_time = match &room.time {
+        None => 1.0,
+        Some(time) => time.density(model, &candidate, room.tokens)?.0,
+    };
+    let density = by_bytes.min(by_time);
+    // Int8 matrices that have to be pruned for want of bytes are twice the int4 ones.
+    let wasteful = candidate.weight_bits == 8 && by_bytes < 1.0 && by_bytes <= by_time;
+    if density < LEAST_DENSITY || wasteful {
+        return Ok(None);
+    }
+    let lost = |pieces| interpolate(&BY_VOCABULARY, pieces as f64);
+    let expected_loss = lost(pieces) - lost(model.config.vocab_size)
+        + interpolate(&BY_DENSITY, density)
+        + if candidate.table_bits == 2 { BY_INT2 } else { 0.0 };
+    // What groups take beside their weights could fill the bytes first when both are near.
+    let by_time = by_time < if by_bytes < 1.0 { NEAR * by_bytes } else { 1.0 };
+    Ok(Some(Choice { density, by_time, expected_loss, ..candidate }))
 }
 
 /// Pieces for `choice` that fill `room` when a file with `packed` pieces takes `bytes`, a little
@@ -224,7 +321,7 @@ mod tests {
     }
 
     fn room(file: u64) -> Room {
-        Room { file, arena: None, tokens: 16 }
+        Room { file, arena: None, tokens: 16, time: None }
     }
 
     #[test]
@@ -260,6 +357,62 @@ mod tests {
         let small = Room { arena: Some(10_000), ..room(1 << 20) };
         let error = choose(&model, &small, 300).unwrap_err();
         assert!(error.to_string().contains("16 tokens take more than 16384 bytes"), "{error}");
+    }
+
+    #[test]
+    fn less_time_takes_more_away_and_none_is_refused() {
+        let model = model();
+        let board = Board::by_id("pico2").unwrap();
+        let timed = |file, milliseconds| Room {
+            time: Some(Time { milliseconds, board: board.clone() }),
+            ..room(file)
+        };
+        let dense = choose(&model, &room(10 << 20), 300).unwrap();
+        let time = Time { milliseconds: 0.0, board: board.clone() };
+        let whole = time.estimate(&model, &dense, 16).unwrap();
+        // Enough of it changes nothing.
+        assert_eq!(choose(&model, &timed(10 << 20, whole * 1.01), 300).unwrap(), dense);
+        let mut last = 1.0;
+        for part in [0.95, 0.9, 0.8, 0.7] {
+            let choice = choose(&model, &timed(10 << 20, whole * part), 300).unwrap();
+            assert!(choice.by_time && choice.weight_bits == 8 && choice.density < last);
+            assert_eq!(choice.measure(), Measure::Macs);
+            let took = time.estimate(&model, &choice, 16).unwrap();
+            assert!((took / (whole * part) - 1.0).abs() < 1e-3, "{took} of {}", whole * part);
+            last = choice.density;
+        }
+        // Where bytes are shorter, they decide as they did.
+        let tight = choose(&model, &room(60 << 10), 300).unwrap();
+        assert!(tight.density < 0.9, "{tight:?}");
+        assert_eq!(choose(&model, &timed(60 << 10, whole * 2.0), 300).unwrap(), tight);
+        let error = choose(&model, &timed(10 << 20, whole * 0.01), 300).unwrap_err();
+        assert!(error.to_string().contains("takes at least"), "{error}");
+        // The catalogue has no figures for an operating system.
+        let linux = Time { board: Board::by_id("linux-a53").unwrap(), ..time };
+        let error = choose(&model, &Room { time: Some(linux), ..room(10 << 20) }, 300).unwrap_err();
+        assert!(error.to_string().contains("no figures"), "{error}");
+    }
+
+    /// The estimate before packing is that of the packed file.
+    #[test]
+    fn the_time_is_that_of_the_packed_model() {
+        let model = model();
+        let sentences = crate::calibrate::sentences(&model, None, 8).unwrap();
+        let stats = crate::calibrate::collect(&model, &sentences).unwrap();
+        let dense = choose(&model, &room(10 << 20), 300).unwrap();
+        let options = crate::pack::Options {
+            weights: dense.weights(),
+            exceptions: Vec::new(),
+            embeddings: dense.embeddings(),
+            max_tokens: None,
+            calibration: String::new(),
+            vocabulary: None,
+            measure: false,
+        };
+        let bytes = crate::pack::pack(&model, Some(&stats), &options).unwrap().bytes;
+        let aligned = grouse_tests::packed::Aligned::new(&bytes);
+        let packed = grouse_runtime::view::Model::open(aligned.bytes()).unwrap();
+        assert_eq!(work(&model, &dense, 20), Work::new(&packed, 20).unwrap());
     }
 
     #[test]

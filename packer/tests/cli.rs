@@ -204,6 +204,47 @@ fn pruning_refuses_at_once() {
     check(&format!("{}/out", at("file")), &[], 1, "create a directory in");
 }
 
+/// `grouse classify`: the label is that of the head's largest output on the embedding that `embed` gives.
+#[test]
+fn a_head_gives_labels() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = packed(dir.path());
+    let file = file.to_str().unwrap();
+    let texts = ["the man", "a dog in the cafe", ""];
+    let lines = |arguments: &[&str]| -> Vec<serde_json::Value> {
+        let output = grouse(arguments, None);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let embeddings: Vec<Vec<f64>> = lines(&[&["embed", file][..], &texts].concat())
+        .iter()
+        .map(|line| serde_json::from_value(line["embedding"].clone()).unwrap())
+        .collect();
+    // A class for each of the first two texts: its own embedding.
+    let head = serde_json::json!({"fine_tune": {"head": {
+        "classes": ["person", "animal"], "weight": embeddings[..2], "bias": [0.0, 0.0],
+    }}});
+    let json = dir.path().join("grouse.json");
+    std::fs::write(&json, head.to_string()).unwrap();
+    let json = json.to_str().unwrap();
+    let found = lines(&[&["classify", file, "--head", json][..], &texts].concat());
+    for ((text, embedding), line) in texts.iter().zip(&embeddings).zip(&found) {
+        let output = |class: usize| -> f64 {
+            embeddings[class].iter().zip(embedding).map(|(a, b)| a * b).sum()
+        };
+        let (person, animal) = (output(0), output(1));
+        let expected = if person > animal { "person" } else { "animal" };
+        assert_eq!((line["text"].as_str(), line["label"].as_str()), (Some(*text), Some(expected)));
+        let score = line["scores"]["person"].as_f64().unwrap();
+        assert!((score - 1.0 / (1.0 + (animal - person).exp())).abs() < 1e-5, "{line}");
+    }
+    assert_eq!(found.len(), 3);
+    assert_eq!([&found[0]["label"], &found[1]["label"]], ["person", "animal"]);
+    let refused = grouse(&["classify", file, "--head", "no-such", "a"], None);
+    assert_eq!(refused.status.code(), Some(1));
+}
+
 /// `grouse prune --flash`: the packed file fits, whatever the room, and says what was done.
 #[test]
 fn a_model_shrinks_to_a_device() {
@@ -250,8 +291,28 @@ fn a_model_shrinks_to_a_device() {
         let tokenized = grouse(&["tokenize", &format!("{out}.grouse"), "the man"], None);
         assert!(tokenized.status.success());
     }
+    // Enough flash for all of it, and less and less time, by the board's cost figures.
+    let timed = |milliseconds: f64| {
+        let limit = milliseconds.to_string();
+        let output = run("400000", &["--board", "pico2", "--latency", &limit]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let took = report["packed"]["estimated_milliseconds"].as_f64().unwrap();
+        assert!(took <= milliseconds, "{took} of {milliseconds}");
+        (took, report["device"]["choice"]["density"].as_f64().unwrap())
+    };
+    let (whole, density) = timed(1e6);
+    assert_eq!(density, 1.0);
+    for part in [0.95, 0.85] {
+        let (took, density) = timed(whole * part);
+        assert!(took > 0.97 * whole * part && density < 1.0, "{took} of {whole} × {part}");
+    }
     for (flash, more, cause) in [
-        ("9000", &[][..], "does not fit 9000 bytes"),
+        ("400000", &["--board", "pico2", "--latency", "0.01"][..], "takes at least"),
+        ("400000", &["--board", "linux-a53", "--latency", "9"], "no figures"),
+        ("400000", &["--latency", "9"], "--board"),
+        ("9000", &[], "does not fit 9000 bytes"),
         ("140000", &["--ram", "9000"], "bytes of RAM"),
         ("140000", &["--density", "0.5"], "--density"),
         ("140000", &["--board", "no-such"], "no-such"),

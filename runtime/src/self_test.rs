@@ -4,6 +4,10 @@
 //! It finds a backend, a build or a processor that does not give Grouse's bits, and weights that
 //! are not those that were packed although the checksums match.
 
+use core::fmt;
+
+use serde::{Deserialize, Serialize};
+
 use crate::crc;
 use crate::encoder::Encoder;
 use crate::error::Error;
@@ -21,6 +25,21 @@ pub enum Outcome {
         /// Tokens of the text.
         tokens: usize,
     },
+    /// Something is wrong.
+    Failed(Failure<Error>),
+}
+
+impl Outcome {
+    /// Whether something is wrong.
+    pub fn is_failure(&self) -> bool {
+        matches!(self, Self::Failed(_))
+    }
+}
+
+/// What was wrong with a text; `E` is the runtime's error, or that error on a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Failure<E> {
     /// The tokenizer gave other ids.
     Ids {
         /// CRC-32 in the file.
@@ -36,13 +55,31 @@ pub enum Outcome {
         found: u32,
     },
     /// The tokenizer or the encoder refused.
-    Refused(Error),
+    Refused(E),
 }
 
-impl Outcome {
-    /// Whether something is wrong.
-    pub fn is_failure(&self) -> bool {
-        !matches!(self, Self::Passed | Self::Skipped { .. })
+impl<E> Failure<E> {
+    /// The same with another form of the error.
+    pub fn map<F>(self, form: impl FnOnce(E) -> F) -> Failure<F> {
+        match self {
+            Self::Ids { expected, found } => Failure::Ids { expected, found },
+            Self::Embedding { expected, found } => Failure::Embedding { expected, found },
+            Self::Refused(error) => Failure::Refused(form(error)),
+        }
+    }
+}
+
+impl<E: fmt::Display> fmt::Display for Failure<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ids { expected, found } => {
+                write!(f, "other ids: CRC-32 {found:08x} instead of {expected:08x}")
+            }
+            Self::Embedding { expected, found } => {
+                write!(f, "another embedding: CRC-32 {found:08x} instead of {expected:08x}")
+            }
+            Self::Refused(error) => write!(f, "refused: {error}"),
+        }
     }
 }
 
@@ -84,12 +121,13 @@ impl Model<'_> {
     ) -> Summary {
         let mut summary = Summary::default();
         for (number, test) in self.tests().iter().enumerate() {
-            let outcome =
-                self.run_test(&test, encoder, ids, values).unwrap_or_else(Outcome::Refused);
+            let outcome = self
+                .run_test(&test, encoder, ids, values)
+                .unwrap_or_else(|error| Outcome::Failed(Failure::Refused(error)));
             match outcome {
                 Outcome::Passed => summary.passed += 1,
                 Outcome::Skipped { .. } => summary.skipped += 1,
-                _ => summary.failed += 1,
+                Outcome::Failed(_) => summary.failed += 1,
             }
             each(number, &test, outcome);
         }
@@ -114,12 +152,12 @@ impl Model<'_> {
         let ids = ids.get(..tokens).unwrap_or_default();
         let (expected, found) = (test.ids_crc, ids_crc(ids));
         if expected != found || tokens != test.tokens {
-            return Ok(Outcome::Ids { expected, found });
+            return Ok(Outcome::Failed(Failure::Ids { expected, found }));
         }
         encoder.embed(ids, values)?;
         let (expected, found) = (test.embedding_crc, embedding_crc(values));
         if expected != found {
-            return Ok(Outcome::Embedding { expected, found });
+            return Ok(Outcome::Failed(Failure::Embedding { expected, found }));
         }
         Ok(Outcome::Passed)
     }

@@ -140,5 +140,6 @@ pub fn boot(board: &Board, firmware: &Firmware, model: &Path) -> Session<'static
 /// # Panics
 /// When that fails.
 pub fn start(board: &Board, firmware: &Firmware, model: &Path) -> Session<'static> {
-    Session::start(board, firmware, model, Duration::from_secs(60), &quiet).unwrap()
+    let options = Options { timeout: Duration::from_secs(60), ..Options::default() };
+    Session::start(board, firmware, model, &options, &quiet).unwrap()
 }

@@ -19,7 +19,7 @@ pub struct Answer {
     pub stack_bytes: u32,
     /// Work of the encoder's stages, by [`Session::bench`](super::Session::bench).
     pub stages: Option<Stages>,
-    /// What the accelerator did since [`Session::prepare`]; `None` unless one was asked for.
+    /// What the accelerator did since [`Session::prepare`](super::Session::prepare); `None` unless one was asked for.
     pub offloaded: Option<Offloaded>,
 }
 

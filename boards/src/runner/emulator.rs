@@ -11,6 +11,9 @@ use super::link::Line;
 use crate::catalogue::{Board, Qemu};
 use crate::error::{Error, Result};
 
+/// What the firmware's `first_boot` takes for a record that holds the self-test back.
+const HELD_BACK: u32 = 0x6865_6c64;
+
 /// A running emulator.
 pub(super) struct Emulator {
     child: Child,
@@ -19,12 +22,14 @@ pub(super) struct Emulator {
 }
 
 impl Emulator {
-    /// Boots `firmware` with `model` in the model region; the log line goes to the file `log`.
+    /// Boots `firmware` with `model` in the model region; the log line goes to the file `log`. At the
+    /// address `held`, the firmware finds that it shall not test itself.
     pub(super) fn boot(
         board: &Board,
         firmware: &Path,
         model: &Path,
         log: &Path,
+        held: Option<u64>,
     ) -> Result<(Self, Line)> {
         let qemu = board.qemu.as_ref().ok_or_else(|| Error::Missing {
             what: format!("{} is a real board, which no emulator here can boot", board.id),
@@ -47,6 +52,10 @@ impl Emulator {
                     .args(["-chardev", "stdio,id=wire,signal=off", "-serial", "chardev:wire"])
                     .args([OsStr::new("-chardev"), &with_path("file,id=log,path=", log, "")])
                     .args(["-serial", "chardev:log"]);
+                if let Some(held) = held {
+                    let data = format!("loader,addr={held:#x},data={HELD_BACK:#x},data-len=4");
+                    command.args(["-device", &data]);
+                }
             }
             // A Linux program: its standard input and output are the line.
             None => {

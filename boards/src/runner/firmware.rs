@@ -120,6 +120,12 @@ impl Firmware {
         &self.elf
     }
 
+    /// Address of the record by which a board knows a first boot; `None` where nothing outlives one.
+    pub(super) fn tested_address(&self) -> Option<u64> {
+        let elf = object::File::parse(&*self.elf).ok()?;
+        elf.symbol_by_name("GROUSE_TESTED").map(|symbol| symbol.address())
+    }
+
     /// Bytes of code, constants and initial values: what the firmware takes of flash, without the
     /// model.
     pub fn flash_bytes(&self) -> u64 {

@@ -152,14 +152,17 @@ impl Estimate {
         model: &Model<'_>,
         tokens: usize,
     ) -> grouse_runtime::Result<Option<Self>> {
-        let Some(instructions) = Work::new(model, tokens)?.instructions(&board.cost) else {
-            return Ok(None);
-        };
+        Ok(Self::of(board, &Work::new(model, tokens)?))
+    }
+
+    /// What this work takes of `board`; `None` where the catalogue has no figures for it.
+    pub fn of(board: &Board, work: &Work) -> Option<Self> {
+        let instructions = work.instructions(&board.cost)?;
         let cycles_per_instruction = board.cost.cycles_per_instruction;
         let seconds = instructions as f64 * cycles_per_instruction / board.clock_hz as f64;
         let milliseconds = seconds * 1000.0;
         let clock_hz = board.clock_hz;
-        Ok(Some(Self { instructions, milliseconds, cycles_per_instruction, clock_hz }))
+        Some(Self { instructions, milliseconds, cycles_per_instruction, clock_hz })
     }
 }
 

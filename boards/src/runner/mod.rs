@@ -13,12 +13,13 @@ pub mod picture;
 mod port;
 mod self_test;
 mod session;
+mod transfer;
 
 pub use answer::{Answer, Offloaded, Stages};
 pub use firmware::{Firmware, Variant};
 pub use info::Info;
 pub use link::Line;
-pub use self_test::{Difference, Tested};
+pub use self_test::{Difference, FirstBoot, Tested};
 pub use session::{Options, Session};
 
 /// What the runner is doing, for people who wait.

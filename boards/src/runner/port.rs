@@ -26,7 +26,16 @@ fn refused(board: &Board, name: &str, error: &serialport::Error) -> Error {
         .into_iter()
         .map(|port| port.port_name)
         .collect();
+    let there = std::path::Path::new(name).exists();
     let remedy = match error.kind() {
+        // What the library calls a port that another program has locked.
+        serialport::ErrorKind::NoDevice if there => {
+            "another program uses it: close serial monitors; ModemManager lets go after a while"
+                .into()
+        }
+        serialport::ErrorKind::Unknown | serialport::ErrorKind::InvalidInput if there => {
+            "it is no serial port: give the one that the board or its adapter has".into()
+        }
         serialport::ErrorKind::Io(ErrorKind::PermissionDenied) => format!(
             "you may not use it: run `sudo usermod -a -G dialout $USER`, log in again, and check \
              with `ls -l {name}`"
@@ -42,4 +51,27 @@ fn refused(board: &Board, name: &str, error: &serialport::Error) -> Error {
         _ => "close other programs that use it, or unplug the board and plug it in again".into(),
     };
     Error::Port { board: board.id.clone(), port: name.into(), what: error.to_string(), remedy }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn remedy(name: &str, kind: serialport::ErrorKind) -> String {
+        let board = Board::by_id("pico2").expect("known");
+        refused(&board, name, &serialport::Error::new(kind, "the system's words")).remedy()
+    }
+
+    #[test]
+    fn each_refusal_says_what_to_do() {
+        use serialport::ErrorKind as Kind;
+        let (no_port, there) = ("/dev/no-such-port", env!("CARGO_MANIFEST_DIR"));
+        assert!(remedy(there, Kind::Io(ErrorKind::PermissionDenied)).contains("dialout"));
+        assert!(remedy(there, Kind::NoDevice).contains("another program"));
+        assert!(remedy(there, Kind::Unknown).contains("no serial port"));
+        for kind in [Kind::NoDevice, Kind::Io(ErrorKind::NotFound)] {
+            let words = remedy(no_port, kind);
+            assert!(words.contains("plug the board in") || words.contains("ports here"), "{words}");
+        }
+    }
 }

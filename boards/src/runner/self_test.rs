@@ -44,7 +44,57 @@ impl Tested {
     }
 }
 
+/// The self-test that a board runs by itself when it meets a model or a firmware.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FirstBoot {
+    /// It was not run.
+    NotRun {
+        /// Why.
+        why: String,
+    },
+    /// It was.
+    Ran {
+        /// At this start; otherwise at one before, and the board has been on since.
+        now: bool,
+        /// Texts that passed, all backends together.
+        passed: u32,
+        /// The backends with a text that failed.
+        failed: Vec<String>,
+    },
+}
+
+impl From<wire::FirstBoot<'_>> for FirstBoot {
+    fn from(first_boot: wire::FirstBoot<'_>) -> Self {
+        match first_boot {
+            wire::FirstBoot::NotRun { why } => Self::NotRun { why: why.into() },
+            wire::FirstBoot::Ran { now, passed, failed } => {
+                let failed = failed.split_whitespace().map(str::to_owned).collect();
+                Self::Ran { now, passed, failed }
+            }
+        }
+    }
+}
+
 impl Session<'_> {
+    /// How the self-test went that the board ran by itself.
+    ///
+    /// # Errors
+    /// As [`Session::ping`].
+    pub fn first_boot(&mut self) -> Result<FirstBoot> {
+        self.persist(|session| {
+            let mut told = None;
+            session.ask(&Request::FirstBoot, |response| match response {
+                Response::FirstBoot(first_boot) => {
+                    told = Some(FirstBoot::from(first_boot));
+                    Ok(true)
+                }
+                _ => Err("another answer than about the first boot"),
+            })?;
+            told.ok_or_else(|| session.nonsense("no word of the first boot"))
+        })
+    }
+
     /// Names of the board's backends. The model must be prepared again afterwards
     /// ([`Session::prepare`]).
     ///

@@ -6,9 +6,8 @@ use std::time::{Duration, Instant};
 
 use grouse_runtime::accelerator::Injected;
 use grouse_runtime::format::Header;
-use grouse_runtime::wire::{CHUNK, Crash, FrameFault, Refusal, Request, Response};
+use grouse_runtime::wire::{Crash, FrameFault, Refusal, Request, Response};
 
-use super::answer::{Answer, Offloaded, Stages};
 use super::emulator::Emulator;
 use super::firmware::Firmware;
 use super::info::Info;
@@ -20,11 +19,10 @@ use crate::error::{Error, Result};
 
 /// Tries before a line is given up.
 const ATTEMPTS: u32 = 8;
-/// Longest wait for a board on a port to say anything, and time between two tries.
-const GREETING: Duration = Duration::from_secs(10);
+/// Longest wait for a board on a port to say anything: it may test itself first. Time between two
+/// tries.
+const GREETING: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_millis(500);
-/// Most values that an answer may announce: more than any model has.
-const MAX_VALUES: u32 = 1 << 20;
 
 /// How to run.
 #[derive(Debug, Clone)]
@@ -38,12 +36,15 @@ pub struct Options {
     pub accelerator: Option<String>,
     /// Longest wait for one answer.
     pub timeout: Duration,
+    /// Whether a board that is booted in an emulator tests itself first, as a real one does when it
+    /// meets a model or firmware.
+    pub first_boot: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let timeout = Duration::from_secs(300);
-        Self { max_tokens: None, backend: None, accelerator: None, timeout }
+        Self { max_tokens: None, backend: None, accelerator: None, timeout, first_boot: false }
     }
 }
 
@@ -77,7 +78,7 @@ impl<'l> Session<'l> {
         options: &Options,
         listener: Listener<'l>,
     ) -> Result<Self> {
-        let mut session = Self::start(board, firmware, model, options.timeout, listener)?;
+        let mut session = Self::start(board, firmware, model, options, listener)?;
         session.prepare(options)?;
         Ok(session)
     }
@@ -90,7 +91,7 @@ impl<'l> Session<'l> {
         board: &Board,
         firmware: &Firmware,
         model: &Path,
-        timeout: Duration,
+        options: &Options,
         listener: Listener<'l>,
     ) -> Result<Self> {
         let needed = std::fs::metadata(model)
@@ -105,8 +106,9 @@ impl<'l> Session<'l> {
         let folder = tempfile::tempdir().map_err(Error::io("create a temporary folder"))?;
         let log_path = folder.path().join("log.defmt");
         let log = Log::new(firmware.elf(), &log_path)?;
-        let (emulator, line) = Emulator::boot(board, firmware.path(), model, &log_path)?;
-        let mut session = Self::over(board, line, timeout, listener);
+        let held = firmware.tested_address().filter(|_| !options.first_boot);
+        let (emulator, line) = Emulator::boot(board, firmware.path(), model, &log_path, held)?;
+        let mut session = Self::over(board, line, options.timeout, listener);
         session.emulator = Some(emulator);
         session.log = Some(log);
         session.sizes = Some((firmware.flash_bytes(), firmware.static_bytes()));
@@ -143,8 +145,10 @@ impl<'l> Session<'l> {
         listener: Listener<'l>,
     ) -> Result<Self> {
         let mut session = Self::over(board, line, options.timeout, listener);
-        session.greet()?;
-        session.persist(|session| session.prepare(options))?;
+        session.greet(GREETING.min(options.timeout))?;
+        session
+            .persist(|session| session.prepare(options))
+            .map_err(|error| error.on_board(model))?;
         if session.info.model_checksum != checksum(model)? {
             let (board, model) = (board.id.clone(), model.display().to_string());
             return Err(Error::WrongModel { board, model });
@@ -179,15 +183,15 @@ impl<'l> Session<'l> {
                 Err(Error::Timeout { .. }) if self.emulator.is_none() => {}
                 result => return result,
             }
-            self.greet()?;
+            // The board may be at work.
+            self.greet(GREETING.max(self.timeout))?;
         }
         attempt(self)
     }
 
     /// Finds the place between two frames of a line on which anything may have been said before.
-    fn greet(&mut self) -> Result<()> {
-        // The board may be at work.
-        let deadline = Instant::now() + GREETING.max(self.timeout);
+    fn greet(&mut self, wait: Duration) -> Result<()> {
+        let deadline = Instant::now() + wait;
         let patience = std::mem::replace(&mut self.timeout, RETRY);
         let result = loop {
             // A zero ends whatever was begun.
@@ -197,9 +201,13 @@ impl<'l> Session<'l> {
             match self.ping() {
                 Err(Error::Timeout { .. } | Error::Garbled { .. }) if Instant::now() < deadline => {
                 }
-                Err(Error::Timeout { board, .. }) => {
-                    let (seconds, said) = (GREETING.as_secs(), String::new());
-                    break Err(Error::Timeout { board, seconds, said });
+                Err(Error::Timeout { board, .. }) if self.emulator.is_none() => {
+                    let what = format!("nothing came within {} s", wait.as_secs());
+                    break Err(Error::Silent { board, what });
+                }
+                Err(Error::Garbled { board, what }) if self.emulator.is_none() => {
+                    let what = format!("what comes is no frame ({what})");
+                    break Err(Error::Silent { board, what });
                 }
                 result => break result,
             }
@@ -257,101 +265,6 @@ impl<'l> Session<'l> {
         &self.board
     }
 
-    /// Turns a text into ids and an embedding.
-    ///
-    /// # Errors
-    /// When the text is refused, the firmware fails or time is up.
-    pub fn embed(&mut self, text: &str) -> Result<Answer> {
-        self.run(text.as_bytes(), true)
-    }
-
-    /// As [`Session::embed`], with what each stage took.
-    ///
-    /// # Errors
-    /// As [`Session::embed`].
-    pub fn bench(&mut self, text: &str) -> Result<Answer> {
-        self.persist(|session| {
-            session.send_text(text.as_bytes())?;
-            session.finish(&Request::Bench)
-        })
-    }
-
-    /// Turns a text into ids.
-    ///
-    /// # Errors
-    /// As [`Session::embed`].
-    pub fn tokenize(&mut self, text: &str) -> Result<Answer> {
-        self.run(text.as_bytes(), false)
-    }
-
-    /// As [`Session::embed`] or [`Session::tokenize`] for bytes that may not even be text.
-    ///
-    /// # Errors
-    /// As [`Session::embed`].
-    pub fn run(&mut self, text: &[u8], embed: bool) -> Result<Answer> {
-        self.persist(|session| {
-            session.send_text(text)?;
-            session.finish(if embed { &Request::Embed } else { &Request::Tokenize })
-        })
-    }
-
-    fn send_text(&mut self, text: &[u8]) -> Result<()> {
-        let mut offset = 0;
-        for bytes in text.chunks(CHUNK) {
-            let sent = offset + bytes.len() as u32;
-            self.ask(&Request::Text { offset, bytes }, |response| match response {
-                Response::Received { bytes } if bytes == sent => Ok(true),
-                _ => Err("the text did not arrive whole"),
-            })?;
-            offset = sent;
-        }
-        Ok(())
-    }
-
-    fn finish(&mut self, request: &Request<'_>) -> Result<Answer> {
-        let embed = *request != Request::Tokenize;
-        let board = self.board.clone();
-        let mut ids = Vec::new();
-        let mut bits = Vec::new();
-        let mut done = None;
-        let mut offloaded = None;
-        let mut stages = None;
-        self.ask(request, |response| match response {
-            Response::Ids { offset, total, bytes } => append(&mut ids, offset, total, bytes),
-            Response::Values { offset, total, bytes } => append(&mut bits, offset, total, bytes),
-            Response::Offloaded(report) => {
-                offloaded = Some(Offloaded::from(report));
-                Ok(false)
-            }
-            Response::Stages { embed, attention, feed_forward, pool } => {
-                let [embed, attention, feed_forward, pool] =
-                    [embed, attention, feed_forward, pool].map(|ticks| board.work(ticks));
-                stages = Some(Stages { tokenize: 0, embed, attention, feed_forward, pool });
-                Ok(false)
-            }
-            Response::Done { truncated, tokenize_ticks, ticks, stack_bytes } => {
-                done = Some((truncated, tokenize_ticks, ticks, stack_bytes));
-                Ok(true)
-            }
-            _ => Err("an answer to another request"),
-        })?;
-        let (truncated, tokenize_ticks, ticks, stack_bytes) = done.unwrap_or_default();
-        if embed && bits.len() != self.info.hidden_size as usize {
-            return Err(self.nonsense("the embedding is not as long as the model is wide"));
-        }
-        let tokenize_work = self.board.work(tokenize_ticks);
-        Ok(Answer {
-            ids,
-            truncated,
-            embedding: bits.into_iter().map(f32::from_bits).collect(),
-            tokenize_work,
-            work: self.board.work(ticks),
-            stages: stages.map(|stages| Stages { tokenize: tokenize_work, ..stages }),
-            stack_bytes,
-            offloaded,
-        })
-    }
-
     /// Whether the board still answers.
     ///
     /// # Errors
@@ -387,6 +300,20 @@ impl<'l> Session<'l> {
     /// Always: [`Error::Fault`] when all is well.
     pub fn crash(&mut self, how: Crash) -> Result<()> {
         self.ask(&Request::Crash(how), |_| Err("no fault was reported"))
+    }
+
+    /// Restarts a board without an operating system, its power on all the while, and prepares the
+    /// model anew.
+    ///
+    /// # Errors
+    /// As [`Session::prepare`].
+    pub fn restart(&mut self, options: &Options) -> Result<()> {
+        // Nothing answers this.
+        if let Err(error) = self.link.send(self.next_id, &Request::Crash(Crash::Restart)) {
+            return Err(self.lost(&error));
+        }
+        self.greet(GREETING)?;
+        self.prepare(options)
     }
 
     /// Sends bytes that need not be a frame and returns the board's refusal.
@@ -516,25 +443,6 @@ fn checksum(path: &Path) -> Result<u32> {
         .map_err(Error::io(format!("read the model {}", path.display())))?;
     let (_, crc) = head.split_last_chunk().unwrap_or((&[], &[0; 4]));
     Ok(u32::from_le_bytes(*crc))
-}
-
-/// Adds a piece of little-endian values.
-fn append(
-    values: &mut Vec<u32>,
-    offset: u32,
-    total: u32,
-    bytes: &[u8],
-) -> std::result::Result<bool, &'static str> {
-    let (pieces, rest) = bytes.as_chunks();
-    let after = u64::from(offset) + pieces.len() as u64;
-    if offset as usize != values.len() || !rest.is_empty() {
-        return Err("a piece of the answer is missing");
-    }
-    if total > MAX_VALUES || after > total.into() {
-        return Err("the answer is longer than announced");
-    }
-    values.extend(pieces.iter().map(|b| u32::from_le_bytes(*b)));
-    Ok(false)
 }
 
 fn refused(board: String, refusal: &Refusal<'_>) -> Error {

@@ -23,7 +23,7 @@ unsafe extern "C" {
     static __sidata: u8;
     static __sdata: u8;
     static __edata: u8;
-    static __ebss: u8;
+    static __euninit: u8;
 }
 
 /// A translation table. The core reads it; nobody writes.
@@ -157,8 +157,18 @@ pub fn image_bytes() -> (usize, usize) {
     let values = (&raw const __edata).addr() - (&raw const __sdata).addr();
     let end = (&raw const __sidata).addr() + values;
     let flash = end - (&raw const __image_start).addr();
-    (flash, (&raw const __ebss).addr() - stack_top())
+    (flash, (&raw const __euninit).addr() - stack_top())
 }
+
+/// Code, constants and initial values, in words.
+pub fn image_words() -> Option<&'static [u32]> {
+    let (flash, _) = image_bytes();
+    // SAFETY: the linker's image: initialised, aligned, and never written.
+    Some(unsafe { core::slice::from_raw_parts(&raw const __image_start as _, flash / 4) })
+}
+
+/// Nothing: a restart of the emulator loses no cache.
+pub fn settle(_: usize, _: usize) {}
 
 /// Sleeps for ever. The host has been told, or will see the silence.
 pub fn stop() -> ! {
@@ -183,6 +193,10 @@ extern "C" fn report_exception(pc: u64, syndrome: u64, address: u64) -> ! {
 
 /// Fails on purpose.
 pub fn crash(how: Crash) -> ! {
+    if how == Crash::Restart {
+        // SAFETY: PSCI's SYSTEM_RESET, which never returns.
+        unsafe { asm!("hvc #0", in("x0") 0x8400_0009_u64, options(noreturn)) }
+    }
     crate::fault::provoke(how);
     // SAFETY: an undefined instruction: an exception that never returns.
     unsafe { asm!("udf #0", options(noreturn)) }

@@ -28,8 +28,8 @@ unsafe extern "C" {
     /// The stack's lowest address and its top, from `memory.x`.
     static _grouse_stack_limit: u8;
     static _stack_start: u8;
-    /// First address of the image, by cortex-m-rt.
-    static __vector_table: u8;
+    /// First address of the image: the vectors, or what a boot ROM wants before them.
+    static _grouse_image_start: u8;
     /// Where the initial values of statics lie in flash, and where they go.
     static __sidata: u8;
     static __sdata: u8;
@@ -57,8 +57,23 @@ pub fn stack_pointer() -> usize {
 pub fn image_bytes() -> (usize, usize) {
     let values = (&raw const __edata).addr() - (&raw const __sdata).addr();
     let end = (&raw const __sidata).addr() + values;
-    let flash = end - (&raw const __vector_table).addr();
+    let flash = end - (&raw const _grouse_image_start).addr();
     (flash, (&raw const __euninit).addr() - stack_top())
+}
+
+/// Code, constants and initial values, in words; what is left of the last one is not among them.
+pub fn image_words() -> Option<&'static [u32]> {
+    let (flash, _) = image_bytes();
+    // SAFETY: the linker's image: initialised, aligned, and never written.
+    Some(unsafe { core::slice::from_raw_parts(&raw const _grouse_image_start as _, flash / 4) })
+}
+
+/// Sees to it that what was written to memory is there after a restart.
+pub fn settle(address: usize, bytes: usize) {
+    if SCB::dcache_enabled() {
+        // SAFETY: writing back changes nothing that a program sees; nobody else uses these registers.
+        unsafe { cortex_m::Peripherals::steal() }.SCB.clean_dcache_by_address(address, bytes);
+    }
 }
 
 #[entry]
@@ -174,6 +189,9 @@ extern "C" fn report_exception(frame: usize, pc: u32) -> ! {
 
 /// Fails on purpose.
 pub fn crash(how: Crash) -> ! {
+    if how == Crash::Restart {
+        SCB::sys_reset();
+    }
     crate::fault::provoke(how);
     // Also what the others end with, should they not have failed. No panic: there is none in the
     // image, as a test checks.

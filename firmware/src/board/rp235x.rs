@@ -1,10 +1,7 @@
-//! RP2350 (Raspberry Pi Pico 2): the boot ROM's image definition, clocks, pins, and the counter.
+//! RP2350 (Raspberry Pi Pico 2): the boot ROM's image definition, clocks, pins, and the timer.
 //!
 //! GPIO 0 and 1 carry the protocol, GPIO 4 and 5 the log, both at 115,200 baud.
 
-use core::sync::atomic::{Ordering, compiler_fence};
-
-use cortex_m::peripheral::{DCB, DWT};
 use rp235x_hal as hal;
 
 use hal::block::ImageDef;
@@ -21,7 +18,6 @@ static IMAGE_DEFINITION: ImageDef = ImageDef::secure_exe();
 
 /// The crystal of the Pico 2.
 const CRYSTAL_HZ: u32 = 12_000_000;
-const BAUD: u32 = 115_200;
 /// The 64-bit microsecond timer's raw words: they latch nothing.
 const TIMER_RAW_HIGH: usize = 0x24;
 const TIMER_RAW_LOW: usize = 0x28;
@@ -29,7 +25,6 @@ const TIMER_RAW_LOW: usize = 0x28;
 /// Sets clocks, pins and baud rates. After a failure nobody can be told: the lines stay dead.
 pub fn start() {
     let Some(mut chip) = hal::pac::Peripherals::take() else { return };
-    let mut watchdog = hal::Watchdog::new(chip.WATCHDOG);
     let clocks = init_clocks_and_plls(
         CRYSTAL_HZ,
         chip.XOSC,
@@ -37,13 +32,13 @@ pub fn start() {
         chip.PLL_SYS,
         chip.PLL_USB,
         &mut chip.RESETS,
-        &mut watchdog,
+        &mut hal::Watchdog::new(chip.WATCHDOG),
     );
     let Ok(clocks) = clocks else { return };
     let sio = hal::Sio::new(chip.SIO);
     let bank = sio.gpio_bank0;
     let pins = hal::gpio::Pins::new(chip.IO_BANK0, chip.PADS_BANK0, bank, &mut chip.RESETS);
-    let settings = || UartConfig::new(BAUD.Hz(), DataBits::Eight, None, StopBits::One);
+    let settings = || UartConfig::new(115_200.Hz(), DataBits::Eight, None, StopBits::One);
     let peripheral = clocks.peripheral_clock.freq();
     let wire = (pins.gpio0.into_function(), pins.gpio1.into_function());
     let wire = UartPeripheral::new(chip.UART0, wire, &mut chip.RESETS);
@@ -53,39 +48,20 @@ pub fn start() {
     let lines = (wire.enable(settings(), peripheral), log.enable(settings(), peripheral));
     let (Ok(_), Ok(_)) = lines else { return };
     let _ = hal::Timer::new_timer0(chip.TIMER0, &mut chip.RESETS, &clocks);
+    let (usb, memory) = (chip.USB, chip.USB_DPRAM);
+    super::usb::start(hal::usb::UsbBus::new(usb, memory, clocks.usb_clock, true, &mut chip.RESETS));
 }
 
-/// Cycles of the core: the core's 32-bit counter, and the microsecond timer for its turns.
-pub struct Counter;
-
-impl Counter {
-    /// Starts counting.
-    pub fn start() {
-        // SAFETY: switches the core's counter on; nothing else uses these registers.
-        unsafe {
-            (*DCB::PTR).demcr.modify(|bits| bits | 1 << 24);
-            (*DWT::PTR).cyccnt.write(0);
-            (*DWT::PTR).ctrl.modify(|bits| bits | 1);
+/// Cycles since the start, by the timer that counts microseconds.
+pub fn slow_cycles() -> u64 {
+    let microseconds = loop {
+        // SAFETY: the timer's registers by the catalogue.
+        let read = |offset| unsafe { read_register(COUNTER_STATUS + offset) };
+        let high = read(TIMER_RAW_HIGH);
+        let low = read(TIMER_RAW_LOW);
+        if read(TIMER_RAW_HIGH) == high {
+            break u64::from(high) << 32 | u64::from(low);
         }
-    }
-
-    /// Cycles since the start. Work before and after the call stays on its side.
-    pub fn ticks() -> u64 {
-        compiler_fence(Ordering::SeqCst);
-        let cycles = DWT::cycle_count();
-        let microseconds = loop {
-            // SAFETY: the timer's registers by the catalogue.
-            let read = |offset| unsafe { read_register(COUNTER_STATUS + offset) };
-            let high = read(TIMER_RAW_HIGH);
-            let low = read(TIMER_RAW_LOW);
-            if read(TIMER_RAW_HIGH) == high {
-                break u64::from(high) << 32 | u64::from(low);
-            }
-        };
-        compiler_fence(Ordering::SeqCst);
-        // Both are of one crystal; they started at most some microseconds apart.
-        let coarse = microseconds.wrapping_mul(COUNTER_HZ as u64 / 1_000_000);
-        let turns = coarse.wrapping_sub(cycles.into()).wrapping_add(1 << 31) >> 32;
-        turns << 32 | u64::from(cycles)
-    }
+    };
+    microseconds.wrapping_mul(COUNTER_HZ as u64 / 1_000_000)
 }

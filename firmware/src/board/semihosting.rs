@@ -1,8 +1,13 @@
 //! The emulator's console, by Arm's semihosting.
 
-/// Writes a byte.
+/// Writes bytes.
 #[cfg(target_arch = "aarch64")]
-pub fn put(byte: u8) {
+pub fn console(bytes: &[u8]) {
+    bytes.iter().for_each(|byte| put(*byte));
+}
+
+#[cfg(target_arch = "aarch64")]
+fn put(byte: u8) {
     const WRITE_C: usize = 3;
     // SAFETY: the emulator reads the byte that is pointed to, and changes nothing but w0.
     unsafe {
@@ -17,4 +22,4 @@ pub fn put(byte: u8) {
 
 /// Nothing: no board of this core needs it.
 #[cfg(not(target_arch = "aarch64"))]
-pub fn put(_: u8) {}
+pub fn console(_: &[u8]) {}

@@ -16,7 +16,7 @@ use super::output::say;
 use super::run::{Terminal, board_error};
 
 /// Build the firmware, lay out firmware and model, write the image and put it on the board by
-/// picotool or probe-rs.
+/// the board's own tool.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The packed model.
@@ -105,7 +105,9 @@ pub fn run(args: Args) -> Result<()> {
         (_, true) => What::Model,
         _ => What::Both,
     };
-    if let (Some(port), What::Both) = (&args.port, what) {
+    // Where everything is erased first, nothing can be left as it is.
+    let whole = board.flash.as_ref().is_some_and(|flash| flash.whole);
+    if let (Some(port), What::Both, false) = (&args.port, what, whole) {
         let options = Options { max_tokens: Some(2), ..Options::default() };
         let options = Options { timeout: Duration::from_secs(30), ..options };
         if Session::connect(&board, port, &args.file, &options, &listener).is_ok() {

@@ -8,6 +8,7 @@ mod accelerator;
 mod bench;
 mod board_test;
 mod boards;
+mod classify;
 mod demo;
 mod embed;
 mod eval;
@@ -20,6 +21,7 @@ mod pack;
 mod prune;
 mod pull;
 mod run;
+mod run_all;
 mod self_test;
 mod shrink;
 mod texts;
@@ -36,12 +38,13 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Pull(pull::Args),
-    Prune(prune::Args),
+    Prune(Box<prune::Args>),
     Heal(heal::Args),
     Pack(pack::Args),
     Inspect(inspect::Args),
     Tokenize(tokenize::Args),
     Embed(embed::Args),
+    Classify(classify::Args),
     Eval(eval::Args),
     SelfTest(self_test::Args),
     Bench(bench::Args),
@@ -57,12 +60,13 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Pull(args) => pull::run(args),
-        Command::Prune(args) => prune::run(args),
+        Command::Prune(args) => prune::run(*args),
         Command::Heal(args) => heal::run(args),
         Command::Pack(args) => pack::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Tokenize(args) => tokenize::run(args),
         Command::Embed(args) => embed::run(args),
+        Command::Classify(args) => classify::run(args),
         Command::Eval(args) => eval::run(args),
         Command::SelfTest(args) => self_test::run(args),
         Command::Bench(args) => bench::run(args),

@@ -8,7 +8,8 @@ use std::time::Duration;
 use grouse_boards::catalogue::Unit;
 use grouse_boards::runner::Listener;
 use grouse_boards::{
-    Answer, Board, Firmware, Info, Offloaded, Options, Progress, Session, Stages, Variant,
+    Answer, Board, Firmware, FirstBoot, Info, Offloaded, Options, Progress, Session, Stages,
+    Variant,
 };
 use indicatif::ProgressBar;
 use serde::Serialize;
@@ -16,8 +17,8 @@ use serde::Serialize;
 use crate::engine::PackedFile;
 use crate::{Error, Result};
 
-use super::board_test;
 use super::texts::TextArgs;
+use super::{board_test, run_all};
 
 /// Run a packed model on a board: JSON lines of text, ids, embedding and the board's figures.
 #[derive(Debug, clap::Args)]
@@ -25,8 +26,9 @@ use super::texts::TextArgs;
 pub struct Args {
     /// The packed model.
     file: PathBuf,
-    /// The board; `grouse boards` lists them.
-    #[arg(long, value_name = "B")]
+    /// The board; `grouse boards` lists them. `all` runs the texts on every board that can be emulated
+    /// here and compares their bits with this host's, in one table.
+    #[arg(long, value_name = "B|all")]
     board: String,
     #[command(flatten)]
     texts: TextArgs,
@@ -42,6 +44,10 @@ pub struct Args {
     /// --backend) and compare the hashes, instead of texts of your own. Exit code 1 when any differs.
     #[arg(long, conflicts_with_all = ["texts", "input", "stages", "accelerator"])]
     self_test: bool,
+    /// Let an emulated board test itself before the first text, by every backend, as a real one does
+    /// when it meets a model. Left out, that is held back: an emulator meets its model every time.
+    #[arg(long, conflicts_with = "port")]
+    first_boot: bool,
     /// Tell what each stage took: tokenize, embed, attention, feed-forward, pool.
     #[arg(long)]
     stages: bool,
@@ -136,17 +142,15 @@ impl Work {
 /// # Errors
 /// A bad file or text, an unknown or too small board, a missing tool, a failing firmware.
 pub fn run(args: Args) -> Result<()> {
+    if args.board == "all" {
+        return everywhere(&args);
+    }
     let board = Board::by_id(&args.board).map_err(board_error)?;
     let texts = args.texts.read()?;
     let file = args.self_test.then(|| PackedFile::open(&args.file)).transpose()?;
     let terminal = Terminal::new(args.log);
     let listener = |progress: Progress<'_>| terminal.hear(progress);
-    let options = Options {
-        max_tokens: args.tokens,
-        backend: args.backend.clone(),
-        accelerator: args.accelerator.clone(),
-        timeout: Duration::from_secs(args.timeout),
-    };
+    let options = args.options();
     let mut session = match &args.port {
         Some(port) => Session::connect(&board, port, &args.file, &options, &listener),
         None => boot(&args, &board, &options, &listener),
@@ -157,6 +161,16 @@ pub fn run(args: Args) -> Result<()> {
         "{} is ready: {} of {} arena bytes for {} tokens, backend {}",
         board.id, info.arena_bytes, info.arena_available, info.max_tokens, info.backend
     )));
+    if info.firmware != env!("CARGO_PKG_VERSION") {
+        eprintln!(
+            "note: the firmware on {} is of version {}, this program of {}: `grouse flash --firmware-only` \
+             brings it up to date",
+            board.id,
+            info.firmware,
+            env!("CARGO_PKG_VERSION")
+        );
+    }
+    tell_first_boot(&session.first_boot().map_err(board_error)?, args.first_boot);
     if let Some(file) = file {
         let result = board_test::run(&mut session, &options, &file.model()?, args.json);
         terminal.finish();
@@ -173,6 +187,57 @@ pub fn run(args: Args) -> Result<()> {
     }
     terminal.finish();
     Ok(())
+}
+
+impl Args {
+    fn options(&self) -> Options {
+        Options {
+            max_tokens: self.tokens,
+            backend: self.backend.clone(),
+            accelerator: self.accelerator.clone(),
+            timeout: Duration::from_secs(self.timeout),
+            first_boot: self.first_boot,
+        }
+    }
+}
+
+/// `--board all`.
+fn everywhere(args: &Args) -> Result<()> {
+    let one = [
+        ("--port", args.port.is_some()),
+        ("--firmware", args.firmware.is_some()),
+        ("--accelerator", args.accelerator.is_some()),
+        ("--self-test", args.self_test),
+        ("--stages", args.stages),
+    ];
+    if let Some((option, _)) = one.iter().find(|(_, given)| *given) {
+        return Err(Error::input(
+            format!("{option} is for one board"),
+            "name it: `--board B`; `grouse boards` lists them",
+        ));
+    }
+    let texts = args.texts.read()?;
+    let terminal = Terminal::new(args.log);
+    let listener = |progress: Progress<'_>| terminal.hear(progress);
+    let result = run_all::run(&args.file, &texts, &args.options(), args.json, &listener);
+    terminal.finish();
+    result
+}
+
+/// Says what went wrong at first boot, or, when asked, how it went.
+fn tell_first_boot(first_boot: &FirstBoot, asked: bool) {
+    match first_boot {
+        FirstBoot::Ran { failed, .. } if !failed.is_empty() => eprintln!(
+            "warning: at first boot the self-test failed by {}: their answers may be wrong; \
+             --self-test says what differs",
+            failed.join(" and ")
+        ),
+        FirstBoot::Ran { passed, .. } if asked => {
+            eprintln!("first boot: the self-test passed, {passed} texts by all backends");
+        }
+        FirstBoot::NotRun { why } if asked => eprintln!("first boot: no self-test: {why}"),
+        _ => {}
+    }
 }
 
 /// Builds the firmware, unless one is named, and boots it in the board's emulator.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use grouse_boards::Board;
+use grouse_boards::runner::fit::{Estimate, Work};
 use grouse_runtime::mapped::MappedFile;
 use grouse_runtime::plan::Plan;
 use grouse_runtime::view::Model;
@@ -14,7 +15,7 @@ use crate::model::DenseModel;
 use crate::pack::trim::{self, Chars, Vocabulary};
 use crate::pack::vocab::WordPiece;
 use crate::pack::{self, Options};
-use crate::shrink::{self, Choice, Room};
+use crate::shrink::{self, Choice, Room, Time};
 use crate::{Error, Result};
 
 use super::pack::SENTENCES;
@@ -37,6 +38,10 @@ pub struct ShrinkArgs {
     /// Most tokens of one text on the device.
     #[arg(long, value_name = "N", default_value_t = 64)]
     tokens: usize,
+    /// Most milliseconds that a text of so many tokens may take, by the estimate of `grouse fit`
+    /// (instructions counted under QEMU, cycles assumed): less of the encoder is kept until it does.
+    #[arg(long, value_name = "MS", requires = "board", value_parser = positive)]
+    latency: Option<f64>,
     /// Text like the device's, a sentence a line, by which the vocabulary is trimmed; the built-in
     /// sentences when left out.
     #[arg(long, value_name = "FILE")]
@@ -64,6 +69,8 @@ pub struct Shrunk {
     file: PathBuf,
     bytes: u64,
     arena_bytes: usize,
+    /// For a text of the most tokens, by the board's clock and cost figures.
+    estimated_milliseconds: Option<f64>,
     vocabulary: Option<Vocabulary>,
 }
 
@@ -83,7 +90,9 @@ impl ShrinkArgs {
                 format!("choose 2 to {most}"),
             ));
         }
-        let room = Room { file, arena: self.ram.or(arena), tokens: self.tokens };
+        let time = self.latency.zip(board.clone());
+        let time = time.map(|(milliseconds, board)| Time { milliseconds, board });
+        let room = Room { file, arena: self.ram.or(arena), tokens: self.tokens, time };
         let corpus = calibrate::corpus(self.vocab_from.as_deref())?;
         let texts: Vec<&str> = corpus.iter().map(String::as_str).collect();
         let least = trim::least(&WordPiece::from_dir(dir)?, &texts, self.vocab_chars)?;
@@ -147,10 +156,25 @@ impl ShrinkArgs {
                 format!("{} is written; it runs with --tokens {longest}", file.display()),
             ));
         }
+        let time = self.board.as_deref().map(Board::by_id).transpose().map_err(board_error)?;
+        let work = Work::new(&packed, room.tokens).map_err(refused())?;
+        let took = time.and_then(|board| Estimate::of(&board, &work)).map(|e| e.milliseconds);
+        if let (Some(took), Some(limit)) = (took, self.latency)
+            && took > limit
+        {
+            return Err(Error::input(
+                format!(
+                    "the packed model takes {took:.1} ms by the estimate, {limit} were allowed"
+                ),
+                format!("{} is written; give a smaller --latency", file.display()),
+            ));
+        }
         if let Some(vocabulary) = &vocabulary {
             eprintln!("{}", vocabulary.coverage);
         }
-        Ok(Shrunk { file, bytes: bytes.len() as u64, arena_bytes: arena, vocabulary })
+        let bytes = bytes.len() as u64;
+        let (arena_bytes, estimated_milliseconds) = (arena, took);
+        Ok(Shrunk { file, bytes, arena_bytes, estimated_milliseconds, vocabulary })
     }
 
     /// How the model is to be read while it is healed, if its vocabulary will be trimmed.
@@ -211,17 +235,22 @@ impl Shrink {
         let Self { board, room, choice } = self;
         let name = board.as_deref().unwrap_or("the device");
         let arena = room.arena.map_or(String::new(), |a| format!(" and {a} bytes of arena"));
+        let time = match &room.time {
+            Some(time) => format!(", and {} ms for {} tokens", time.milliseconds, room.tokens),
+            None => String::new(),
+        };
         let vocabulary = match choice.vocabulary {
             Some(pieces) => format!("about {pieces} pieces of the vocabulary"),
             None => "the whole vocabulary".into(),
         };
         let density = if choice.density < 1.0 {
-            format!("{:.1} % of the encoder's bytes", 100.0 * choice.density)
+            let of = if choice.by_time { "multiplications" } else { "bytes" };
+            format!("{:.1} % of the encoder's {of}", 100.0 * choice.density)
         } else {
             "the whole encoder".into()
         };
         format!(
-            "{name} has {} bytes for the model{arena}: keeping {vocabulary} and {density}, weights \
+            "{name} has {} bytes for the model{arena}{time}: keeping {vocabulary} and {density}, weights \
              {}, embeddings {} (all-MiniLM-L6-v2 lost about {:.1} points on STS-Benchmark dev by \
              as much, without healing)",
             room.file,
@@ -233,18 +262,26 @@ impl Shrink {
 
     /// The result in words.
     pub fn report(&self, shrunk: &Shrunk) -> String {
-        let Shrunk { file, bytes, arena_bytes, .. } = shrunk;
+        let Shrunk { file, bytes, arena_bytes, estimated_milliseconds, .. } = shrunk;
+        let time = estimated_milliseconds.map_or(String::new(), |ms| {
+            format!("; about {ms:.0} ms a text of so many, an estimate (`grouse fit`)")
+        });
         let ram = match self.room.arena {
             Some(arena) => format!(" of {arena}"),
             None => String::new(),
         };
         format!(
-            "packed: {}, {bytes} of {} bytes; arena at {} tokens {arena_bytes}{ram} bytes",
+            "packed: {}, {bytes} of {} bytes; arena at {} tokens {arena_bytes}{ram} bytes{time}",
             file.display(),
             self.room.file,
             self.room.tokens,
         )
     }
+}
+
+fn positive(text: &str) -> std::result::Result<f64, String> {
+    let value = text.parse().ok().filter(|value: &f64| *value > 0.0 && value.is_finite());
+    value.ok_or_else(|| "give a number of milliseconds above 0, like 500".into())
 }
 
 /// Bytes for the packed file and for the arena.

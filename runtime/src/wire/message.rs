@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::FrameFault;
 use crate::accelerator::{Fault, Report};
 use crate::error::{Error, SectionName};
-use crate::self_test::Outcome;
+use crate::self_test::Failure;
 
 /// What a host asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +56,9 @@ pub enum Request<'a> {
     /// Run the texts that the model file carries, by the backend in use and without an accelerator;
     /// answered by [`Response::Tested`]. A text that was sent before is kept.
     SelfTest,
+    /// How the self-test went that the board ran by itself when it met this model and this firmware
+    /// for the first time; answered by [`Response::FirstBoot`].
+    FirstBoot,
 }
 
 /// Ways to fail on purpose.
@@ -68,6 +71,8 @@ pub enum Crash {
     BusFault,
     /// A recursion without end.
     StackOverflow,
+    /// A warm restart: nothing is answered, and the board is there again.
+    Restart,
 }
 
 /// What a board answers.
@@ -139,6 +144,28 @@ pub enum Response<'a> {
     },
     /// To [`Request::SelfTest`].
     Tested(Tested<'a>),
+    /// To [`Request::FirstBoot`].
+    FirstBoot(FirstBoot<'a>),
+}
+
+/// The self-test that a board runs by itself, once for a model and a firmware.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum FirstBoot<'a> {
+    /// It was not run.
+    NotRun {
+        /// Why.
+        why: &'a str,
+    },
+    /// It was.
+    Ran {
+        /// At this start; otherwise at one before, and the board has been on since.
+        now: bool,
+        /// Texts that passed, all backends together.
+        passed: u32,
+        /// Names of the backends with a text that failed, separated by spaces.
+        failed: &'a str,
+    },
 }
 
 /// How the self-test of a model file went ([`crate::view::Model::self_test`]).
@@ -166,55 +193,7 @@ pub struct Difference<'a> {
     pub text: u32,
     /// What was wrong.
     #[serde(borrow)]
-    pub kind: DifferenceKind<'a>,
-}
-
-/// What was wrong with a text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "defmt", derive(defmt::Format))]
-pub enum DifferenceKind<'a> {
-    /// The tokenizer gave other ids.
-    Ids {
-        /// CRC-32 in the file.
-        expected: u32,
-        /// CRC-32 of what came out.
-        found: u32,
-    },
-    /// The encoder gave another embedding.
-    Embedding {
-        /// CRC-32 in the file.
-        expected: u32,
-        /// CRC-32 of what came out.
-        found: u32,
-    },
-    /// The tokenizer or the encoder refused.
-    Refused(#[serde(borrow)] RuntimeError<'a>),
-}
-
-impl DifferenceKind<'static> {
-    /// What `outcome` says is wrong; `None` when nothing is.
-    pub fn new(outcome: &Outcome) -> Option<Self> {
-        match *outcome {
-            Outcome::Passed | Outcome::Skipped { .. } => None,
-            Outcome::Ids { expected, found } => Some(Self::Ids { expected, found }),
-            Outcome::Embedding { expected, found } => Some(Self::Embedding { expected, found }),
-            Outcome::Refused(error) => Some(Self::Refused(RuntimeError::new(&error))),
-        }
-    }
-}
-
-impl fmt::Display for DifferenceKind<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Ids { expected, found } => {
-                write!(f, "other ids: CRC-32 {found:08x} instead of {expected:08x}")
-            }
-            Self::Embedding { expected, found } => {
-                write!(f, "another embedding: CRC-32 {found:08x} instead of {expected:08x}")
-            }
-            Self::Refused(error) => write!(f, "refused: {error}"),
-        }
-    }
+    pub kind: Failure<RuntimeError<'a>>,
 }
 
 /// What an accelerator did since it was attached.

@@ -8,7 +8,7 @@ pub mod message;
 
 pub use frame::{Frame, FrameFault, Receiver, encode};
 pub use message::{
-    Crash, Difference, DifferenceKind, FaultKind, FaultReport, Info, Offloaded, Refusal, Request,
+    Crash, Difference, FaultKind, FaultReport, FirstBoot, Info, Offloaded, Refusal, Request,
     Response, RuntimeError, Tested,
 };
 
