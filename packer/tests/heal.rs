@@ -85,7 +85,7 @@ fn the_fit_before_training_helps() {
     let root = tempfile::tempdir().unwrap();
     let (dense, pruned, text) = pair(root.path());
     let mut fitted = pruned.clone();
-    heal::sequential::refit(&dense, &mut fitted, &text.train, 1.0).unwrap();
+    prune::sequential::refit(&dense, &mut fitted, &text.train, 1.0).unwrap();
     let zeros = |model: &DenseModel| weights(model).concat().iter().map(|w| *w == 0.0).collect();
     let (before, after): (Vec<bool>, Vec<bool>) = (zeros(&pruned), zeros(&fitted));
     assert_eq!(before, after);

@@ -119,6 +119,8 @@ enum Step {
     Polish,
     /// The least-squares refit of the kept weights.
     Refit,
+    /// The fit of all matrices, one after the other, to the inputs that pruned ones give.
+    Sequential,
     /// The removal of whole heads and neurons.
     Units,
     /// The choice of the number of groups, matrix by matrix.
@@ -148,6 +150,7 @@ pub fn run(args: Args) -> Result<()> {
         steps: Steps {
             polish: !args.without.contains(&Step::Polish),
             refit: !args.without.contains(&Step::Refit),
+            sequential: !args.without.contains(&Step::Sequential),
             units: !args.without.contains(&Step::Units),
             counts: !args.without.contains(&Step::Counts),
         },

@@ -12,6 +12,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::model::DenseModel;
+use crate::prune::sequential;
 use crate::{Error, Result, calibrate};
 
 pub mod adam;
@@ -22,7 +23,6 @@ pub mod loss;
 pub mod neighbours;
 pub mod ops;
 pub mod respell;
-pub mod sequential;
 pub mod student;
 pub mod task;
 pub mod text;
@@ -70,13 +70,11 @@ pub const TASK_RATE: f64 = 2e-4;
 /// Sentences per step unless the caller says otherwise.
 pub const SENTENCES: usize = 32;
 /// Part of the way of the fit before the first step unless the caller says otherwise.
-pub const REFIT: f64 = 0.5;
+pub const REFIT: f64 = 1.0;
 /// Part of the way unless the caller says otherwise.
 pub const BLEND: f64 = 0.5;
 /// Sentences of the text from which it is known what a matrix's inputs are like.
 const WHITENED: usize = 600;
-/// Sentences of the text that matrices are fitted on before the first step.
-const REFITTED: usize = 2_000;
 /// Judgements of a short run, about.
 const JUDGEMENTS: u32 = 20;
 /// Steps between judgements. A judgement takes as long as some steps; work since the last is lost
@@ -117,15 +115,17 @@ pub fn heal_trimmed(
 ) -> Result<Report> {
     check_pair(teacher, pruned)?;
     options.check()?;
+    let before = train::get(&Student::new(pruned, options.int8)?.vars())?;
     if options.refit > 0.0 {
-        sequential::refit(teacher, pruned, &spread(&text.train, REFITTED), options.refit)?;
+        sequential::refit(teacher, pruned, &text.train, options.refit)?;
     }
     let spelled: Option<Vec<u8>> = respell.as_ref().map(|respell| respell.bytes().collect());
     let student = Student::new(pruned, options.int8)?.reading(respell);
     let weights = Weights::default();
     let objective = Distill::new(teacher, text, weights, options.sentences, options.seed)?;
-    let stats = calibrate::collect(pruned, &spread(&text.train, WHITENED))?;
-    let coordinates = student.coordinates(&stats)?;
+    let step = text.train.len().div_ceil(WHITENED).max(1);
+    let some: Vec<Vec<u32>> = text.train.iter().step_by(step).cloned().collect();
+    let coordinates = student.coordinates(&calibrate::collect(pruned, &some)?)?;
     let schedule = options.schedule("heal");
     let mut hash = fingerprint(&student, options, &schedule)?;
     hash.update(spelled.unwrap_or_default());
@@ -133,7 +133,6 @@ pub fn heal_trimmed(
         hash.update((ids.len() as u64).to_le_bytes());
         hash.update(bytemuck::cast_slice::<u32, u8>(ids));
     }
-    let before = train::get(&student.vars())?;
     let mut report = run((&student, &coordinates), &objective, &schedule, options, hash, stop)?;
     train::blend(&student.vars(), &before, options.blend)?;
     report.result = objective.score(&student)?;
@@ -216,11 +215,6 @@ impl Options {
         let judge_every = (self.steps / JUDGEMENTS).clamp(*BETWEEN.start(), *BETWEEN.end());
         Schedule { name, steps: self.steps, rate: self.rate, judge_every }
     }
-}
-
-/// At most `most` of the sentences, evenly spread.
-fn spread(sentences: &[Vec<u32>], most: usize) -> Vec<Vec<u32>> {
-    sentences.iter().step_by(sentences.len().div_ceil(most).max(1)).cloned().collect()
 }
 
 /// Refuses a pair of models of which one was not made from the other.

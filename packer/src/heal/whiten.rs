@@ -14,15 +14,7 @@ use rayon::prelude::*;
 use super::blocks::Blocks;
 use crate::Result;
 use crate::calibrate::InputStats;
-use crate::prune::solve::Factor;
-
-/// Noise that every input is taken to have, as a part of its own variance: directions in which the
-/// inputs hardly move must not take the whole step.
-const NOISE: f64 = 0.1;
-/// The same as a part of the inputs' mean variance.
-const FLOOR: f64 = 0.001;
-/// How many times the floor may be raised tenfold.
-const WIDER: i32 = 6;
+use crate::prune::solve::{centred_moment, robust_factor};
 
 /// One block of stored weights, `[rows][inputs]`.
 struct Block {
@@ -59,7 +51,7 @@ impl Coordinates {
             .into_par_iter()
             .map(|(at, rows, first, inputs)| {
                 let kept = &blocks.gathered[first..first + inputs];
-                let inverse = factor(moment.as_ref(), kept, floor)?.inverse();
+                let inverse = robust_factor(moment.as_ref(), kept, floor)?.inverse();
                 let inverse = (0..inputs * inputs)
                     .map(|i| (size * inverse[(i / inputs, i % inputs)]) as f32)
                     .collect();
@@ -106,35 +98,6 @@ impl Coordinates {
     }
 }
 
-/// Second moment of inputs about their means, with the noise that every input is taken to have, and
-/// what is to be added to a variance at least.
-pub(super) fn centred_moment(
-    mean: &[f64],
-    second: impl Fn(usize, usize) -> f64,
-) -> (faer::Mat<f64>, f64) {
-    let cols = mean.len();
-    let moment = faer::Mat::from_fn(cols, cols, |i, j| {
-        let value = second(i, j) - mean[i] * mean[j];
-        if i == j { value.max(0.0) * (1.0 + NOISE) } else { value }
-    });
-    let floor = FLOOR * (0..cols).map(|j| moment[(j, j)]).sum::<f64>() / cols.max(1) as f64;
-    (moment, floor.max(1e-12))
-}
-
-/// The factor of the moment of the inputs `kept`, with `floor` added to each variance; with ten times
-/// as much, and so on, where rounding has left a moment that is none: inputs that hardly vary about
-/// a large mean do that, and pruning makes such inputs.
-pub(super) fn factor(moment: MatRef<'_, f64>, kept: &[usize], floor: f64) -> Result<Factor> {
-    let mut found = Factor::new(moment, kept, floor);
-    for power in 1..=WIDER {
-        if found.is_ok() {
-            break;
-        }
-        found = Factor::new(moment, kept, floor * 10f64.powi(power));
-    }
-    found
-}
-
 /// Root of the mean square of the outputs around their means, taking inputs for uncorrelated.
 fn output_size(blocks: &Blocks, stored: &[f32], input: &InputStats) -> f64 {
     let cols = input.mean.len();
@@ -156,6 +119,7 @@ fn output_size(blocks: &Blocks, stored: &[f32], input: &InputStats) -> f64 {
 mod tests {
     use super::*;
     use crate::model::Matrix;
+    use crate::prune::solve::NOISE;
 
     /// Correlated inputs of very different sizes; with `holes`, what two groups keep.
     fn case(holes: bool) -> (Blocks, Vec<f32>, InputStats) {
@@ -234,13 +198,5 @@ mod tests {
         let (least, most) =
             moved.iter().fold((f64::MAX, 0.0f64), |m, v| (m.0.min(*v), m.1.max(*v)));
         assert!(moved.len() == cols && most < 1.5 * least, "{moved:?}");
-    }
-
-    #[test]
-    fn a_moment_that_rounding_spoilt_has_a_factor() {
-        let moment = |off: f64| faer::Mat::from_fn(2, 2, |i, j| if i == j { 1.0 } else { off });
-        assert!(factor(moment(0.5).as_ref(), &[0, 1], 0.001).is_ok());
-        assert!(factor(moment(1.2).as_ref(), &[0, 1], 0.001).is_ok());
-        assert!(factor(moment(f64::NAN).as_ref(), &[0, 1], 0.001).is_err());
     }
 }

@@ -4,7 +4,7 @@
 //! outputs, inputs of the group's own. [`levels`] says what every matrix loses at several densities
 //! and what that is worth to the embedding, [`allocate`] shares the budget among the matrices and [`search`] improves on it; [`groups`] finds a pattern from
 //! importances, `polish` improves it on the true error, `refit` moves what is lost into what is
-//! kept. Query, key and value read the same input and lie stacked in the packed file, so they are
+//! kept, [`sequential`] does so again with the inputs that pruned layers give. Query, key and value read the same input and lie stacked in the packed file, so they are
 //! pruned as one matrix.
 
 pub mod allocate;
@@ -20,6 +20,7 @@ mod polish;
 pub mod refit;
 mod report;
 pub mod search;
+pub mod sequential;
 pub mod solve;
 pub mod units;
 pub mod version;
@@ -37,6 +38,10 @@ use matrix::{Level, WHOLE};
 pub use options::{Method, Options, Steps};
 pub use report::{MatrixReport, Report};
 use version::Version;
+
+/// How far to go towards the least squares fit on the pruned model's own inputs: with the whole way,
+/// the few sentences of a calibration are followed too closely.
+const FITTED_AGAIN: f64 = 0.5;
 
 /// Prunes the six linear layers of every encoder layer of `model` in place, with `sentences` as
 /// calibration.
@@ -67,10 +72,15 @@ pub fn prune(model: &mut DenseModel, sentences: &[Vec<u32>], options: &Options) 
         Method::Rows => baselines::rows(&source, options)?,
         Method::Groups | Method::Auto => whole(&source, &chosen, options)?,
     };
+    let grouped = matches!(options.method, Method::Groups | Method::Auto);
+    let dense = (grouped && steps.refit && steps.sequential).then(|| model.clone());
     for (layer, kind, version) in &versions {
         version.write(&mut stacked_mut(&mut model.layers[*layer], *kind));
     }
     clear_unread(model);
+    if let Some(dense) = dense {
+        sequential::refit(&dense, model, sentences, FITTED_AGAIN)?;
+    }
     let matrices = places(model)
         .map(|(layer, kind)| {
             let found = versions.iter().find(|(l, k, _)| (*l, *k) == (layer, kind));

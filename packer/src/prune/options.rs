@@ -32,6 +32,8 @@ pub struct Steps {
     pub polish: bool,
     /// Refit the kept weights by least squares; a bias takes over the mean of what is lost anyway.
     pub refit: bool,
+    /// Fit all matrices again to the inputs that they have behind other pruned ones.
+    pub sequential: bool,
     /// Let the automatic method leave out whole heads and neurons.
     pub units: bool,
     /// Let the automatic method choose the number of groups matrix by matrix.
@@ -40,7 +42,7 @@ pub struct Steps {
 
 impl Default for Steps {
     fn default() -> Self {
-        Self { polish: true, refit: true, units: true, counts: true }
+        Self { polish: true, refit: true, sequential: true, units: true, counts: true }
     }
 }
 

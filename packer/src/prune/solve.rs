@@ -14,6 +14,14 @@ use faer::{Accum, Mat, MatRef, Par, Spec};
 
 use crate::{Error, Result};
 
+/// Noise that every input is taken to have, as a part of its own variance: directions in which the
+/// inputs hardly move must not take the whole step.
+pub const NOISE: f64 = 0.1;
+/// The same as a part of the inputs' mean variance.
+const FLOOR: f64 = 0.001;
+/// How many times the floor may be raised tenfold.
+const WIDER: i32 = 6;
+
 /// `L` with `L Lᵀ = C[K,K] + λI`.
 pub struct Factor {
     lower: Mat<f64>,
@@ -83,6 +91,32 @@ impl Factor {
     }
 }
 
+/// Second moment of inputs about their means, with the noise that every input is taken to have, and
+/// what is to be added to a variance at least.
+pub fn centred_moment(mean: &[f64], second: impl Fn(usize, usize) -> f64) -> (Mat<f64>, f64) {
+    let cols = mean.len();
+    let moment = Mat::from_fn(cols, cols, |i, j| {
+        let value = second(i, j) - mean[i] * mean[j];
+        if i == j { value.max(0.0) * (1.0 + NOISE) } else { value }
+    });
+    let floor = FLOOR * (0..cols).map(|j| moment[(j, j)]).sum::<f64>() / cols.max(1) as f64;
+    (moment, floor.max(1e-12))
+}
+
+/// The factor of the moment of the inputs `kept`, with `floor` added to each variance; with ten times
+/// as much, and so on, where rounding has left a moment that is none: inputs that hardly vary about
+/// a large mean do that, and pruning makes such inputs.
+pub fn robust_factor(moment: MatRef<'_, f64>, kept: &[usize], floor: f64) -> Result<Factor> {
+    let mut found = Factor::new(moment, kept, floor);
+    for power in 1..=WIDER {
+        if found.is_ok() {
+            break;
+        }
+        found = Factor::new(moment, kept, floor * 10f64.powi(power));
+    }
+    found
+}
+
 /// Squared length of column `j`.
 pub fn column_energy(matrix: &Mat<f64>, j: usize) -> f64 {
     matrix.col_as_slice(j).iter().map(|v| v * v).sum()
@@ -121,4 +155,17 @@ pub fn gram(a: MatRef<'_, f64>) -> Mat<f64> {
 /// The sub-matrix of the given rows and columns.
 pub fn pick(from: MatRef<'_, f64>, rows: &[usize], cols: &[usize]) -> Mat<f64> {
     Mat::from_fn(rows.len(), cols.len(), |i, j| from[(rows[i], cols[j])])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_that_rounding_spoilt_has_a_factor() {
+        let moment = |off: f64| Mat::from_fn(2, 2, |i, j| if i == j { 1.0 } else { off });
+        assert!(robust_factor(moment(0.5).as_ref(), &[0, 1], 0.001).is_ok());
+        assert!(robust_factor(moment(1.2).as_ref(), &[0, 1], 0.001).is_ok());
+        assert!(robust_factor(moment(f64::NAN).as_ref(), &[0, 1], 0.001).is_err());
+    }
 }

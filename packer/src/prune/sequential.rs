@@ -12,16 +12,19 @@
 use faer::Mat;
 use rayon::prelude::*;
 
-use super::whiten::{centred_moment, factor};
+use super::refit::supports;
+use super::solve::{centred_moment, pick, robust_factor};
 use crate::calibrate::moments;
 use crate::forward::{self, Batch};
 use crate::model::{DenseModel, Linear, Matrix};
 use crate::progress::Progress;
-use crate::prune::refit::supports;
-use crate::prune::solve::pick;
 use crate::{Error, Result};
 
-/// Fits `pruned` to `teacher` on `sentences`, `part` of the way (above 0 and up to 1). Zeros stay
+/// Tokens that matrices are fitted on at most: twice as many changed nothing that was measured, and
+/// all states of a layer are held at once.
+const MOST_TOKENS: usize = 24_000;
+
+/// Fits `pruned` to `teacher` on `sentences`, of many an even part, `part` of the way (above 0 and up to 1). Zeros stay
 /// zeros.
 ///
 /// # Errors
@@ -34,7 +37,10 @@ pub fn refit(
     part: f64,
 ) -> Result<()> {
     let config = &teacher.config;
-    let batch = Batch::new(config, sentences)?;
+    let tokens: usize = sentences.iter().map(Vec::len).sum();
+    let step = tokens.div_ceil(MOST_TOKENS).max(1);
+    let some: Vec<&Vec<u32>> = sentences.iter().step_by(step).collect();
+    let batch = Batch::new(config, &some)?;
     let progress = Progress::start("fit layer after layer", config.layers as u64, "layers");
     let mut wanted = forward::embeddings(teacher, &batch);
     let mut hidden = forward::embeddings(pruned, &batch);
@@ -119,9 +125,8 @@ fn fit(linears: &mut [&mut Linear], input: &Matrix, target: Matrix, part: f64) -
     let (moment, floor) = centred_moment(&mean_in, |i, j| moment[i * cols + j] / tokens);
     let mut cross = vec![0.0; cols * rows];
     moments::add_products(&mut cross, input, &wrong, false);
-    let cross = Mat::from_fn(rows, cols, |r, c| {
-        cross[c * rows + r] / tokens - mean_wrong[r] * mean_in[c]
-    });
+    let cross =
+        Mat::from_fn(rows, cols, |r, c| cross[c * rows + r] / tokens - mean_wrong[r] * mean_in[c]);
 
     let weights: Vec<&[f32]> =
         linears.iter().flat_map(|l| l.weight.data.chunks_exact(cols)).collect();
@@ -130,7 +135,7 @@ fn fit(linears: &mut [&mut Linear], input: &Matrix, target: Matrix, part: f64) -
     let changes = supports(&weights, &all(rows), &all(cols))
         .into_par_iter()
         .map(|(kept, rows)| {
-            let factor = factor(moment.as_ref(), &kept, floor)?;
+            let factor = robust_factor(moment.as_ref(), &kept, floor)?;
             let change = factor.solve_rows(pick(cross.as_ref(), &rows, &kept));
             Ok((rows, kept, change))
         })
@@ -193,9 +198,12 @@ mod tests {
         let before = linear.clone();
         fit(&mut [&mut linear], &input, target.clone(), 0.5).unwrap();
         // Half of the way, and what the noise that inputs are taken to have holds back.
-        for (now, (old, best)) in linear.weight.data.iter().zip(before.weight.data.iter().zip([
-            2.0f32, -1.0, 0.0, 0.0, 0.0, 0.0, 3.0, 0.0,
-        ])) {
+        for (now, (old, best)) in linear
+            .weight
+            .data
+            .iter()
+            .zip(before.weight.data.iter().zip([2.0f32, -1.0, 0.0, 0.0, 0.0, 0.0, 3.0, 0.0]))
+        {
             assert!((now - 0.5 * (old + best)).abs() < 0.11, "{now} {old} {best}");
             assert_eq!(*old == 0.0, *now == 0.0);
         }
