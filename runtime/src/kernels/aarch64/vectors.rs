@@ -78,6 +78,15 @@ macro_rules! token {
                 op!(vminnmq_f32(a, b))
             }
             #[inline(always)]
+            fn abs(self, a: float32x4_t) -> float32x4_t {
+                op!(vabsq_f32(a))
+            }
+            // FMAX gives NaN where there is one.
+            #[inline(always)]
+            fn positive(self, a: float32x4_t) -> float32x4_t {
+                op!(vmaxq_f32(a, vdupq_n_f32(0.0)))
+            }
+            #[inline(always)]
             fn exp2(self, n: float32x4_t) -> float32x4_t {
                 let biased = op!(vaddq_s32(self.to_int(n), vdupq_n_s32(127)));
                 op!(vreinterpretq_f32_s32(vshlq_n_s32::<23>(biased)))

@@ -313,14 +313,15 @@ fn gelu<S: Simd, const N: usize>(s: S, mut x: [S::F; N]) -> [S::F; N] {
 fn gelu_near<S: Simd, const N: usize>(s: S, mut x: [S::F; N]) -> [S::F; N] {
     use gelu_near_constants::*;
     let mut u = x;
-    let mut u2 = x;
-    for (u, u2) in u.iter_mut().zip(&mut u2) {
-        *u = s.min(s.max(*u, s.splat(-LIMIT)), s.splat(LIMIT));
-        *u2 = s.mul(*u, *u);
+    for u in &mut u {
+        *u = s.min(s.abs(*u), s.splat(LIMIT));
     }
-    let p = horner(s, u2, &POLY);
+    let p = horner(s, u, &POLY);
     for ((x, u), p) in x.iter_mut().zip(u).zip(p) {
-        *x = s.mul(*x, s.add(s.mul(u, p), s.splat(0.5)));
+        let p = s.mul(p, p);
+        let p = s.mul(p, p);
+        let p = s.mul(p, p);
+        *x = s.sub(s.positive(*x), s.mul(u, p));
     }
     x
 }

@@ -18,10 +18,10 @@ const STEP: usize = 4;
 #[inline(always)]
 pub(super) fn pack<S: Dot>(s: S, job: &Pack<'_>, panel: &mut [u8]) {
     let panel = panel.get_mut(job.at / STEP * S::STEP..).unwrap_or_default();
-    let mut tiles = panel.chunks_exact_mut(TILE_DEPTH / STEP * S::STEP);
     let Some(any) = job.x.first() else { return };
     match job.inputs {
         Indices::Range { first, count } => {
+            let mut tiles = panel.chunks_exact_mut(TILE_DEPTH / STEP * S::STEP);
             let end = first.saturating_add(count);
             let (x, e) = (job.x.get(first..end), job.equalize.get(first..end));
             let (Some(x), Some(e)) = (x, e) else { return };
@@ -39,19 +39,24 @@ pub(super) fn pack<S: Dot>(s: S, job: &Pack<'_>, panel: &mut [u8]) {
                 pack_tile(s, job, Inputs::new(columns, factors, x_rest.len(), job.scales), tile);
             }
         }
-        Indices::List(list) => {
-            let Some(all) = job.equalize.get(..job.x.len()) else { return };
-            for (inputs, tile) in list.chunks(TILE_DEPTH).zip(tiles) {
-                let mut columns = [any; TILE_DEPTH];
-                let mut factors = [0.0; TILE_DEPTH];
-                for ((c, f), i) in columns.iter_mut().zip(&mut factors).zip(inputs) {
-                    let i = usize::from(*i);
-                    let (Some(x), Some(e)) = (job.x.get(i), all.get(i)) else { return };
-                    (*c, *f) = (x, *e);
-                }
-                pack_tile(s, job, Inputs::new(columns, factors, inputs.len(), job.scales), tile);
-            }
+        Indices::List(list) => s.pack_list(job, list, panel),
+    }
+}
+
+/// See [`Dot::pack_list`].
+#[inline(always)]
+pub(super) fn pack_list<S: Dot>(s: S, job: &Pack<'_>, list: &[u16], panel: &mut [u8]) {
+    let tiles = panel.chunks_exact_mut(TILE_DEPTH / STEP * S::STEP);
+    let (Some(any), Some(all)) = (job.x.first(), job.equalize.get(..job.x.len())) else { return };
+    for (inputs, tile) in list.chunks(TILE_DEPTH).zip(tiles) {
+        let mut columns = [any; TILE_DEPTH];
+        let mut factors = [0.0; TILE_DEPTH];
+        for ((c, f), i) in columns.iter_mut().zip(&mut factors).zip(inputs) {
+            let i = usize::from(*i);
+            let (Some(x), Some(e)) = (job.x.get(i), all.get(i)) else { return };
+            (*c, *f) = (x, *e);
         }
+        pack_tile(s, job, Inputs::new(columns, factors, inputs.len(), job.scales), tile);
     }
 }
 
@@ -174,16 +179,35 @@ pub(super) fn int8<S: Dot>(
             return;
         };
         let panels = Steps { bytes, stride, tiles: together };
-        let blocks = block.chunks(row_step / TILE_ROWS * quad_bytes);
-        let numbers = bias.chunks(row_step).zip(scale.chunks(row_step)).zip(sum.chunks(row_step));
-        for (i, (block, ((bias, scale), sum))) in blocks.zip(numbers).enumerate() {
-            let weights = Weights { block, rows: bias.len(), depth: group.depth };
-            let outputs = outputs.part(i * row_step, row_step.min(count - i * row_step));
+        let mut row = 0;
+        while row < padded {
+            let take = rows_at_once(padded - row, row_step);
+            let all = row..row + take;
+            let (Some(block), Some(bias), Some(scale), Some(sum)) = (
+                block.get(row / TILE_ROWS * quad_bytes..),
+                bias.get(all.clone()),
+                scale.get(all.clone()),
+                sum.get(all),
+            ) else {
+                return;
+            };
+            let weights = Weights { block, rows: take, depth: group.depth };
+            let outputs = outputs.part(row, take.min(count - row));
             let columns = &mut *columns;
             let mut finish = Finish { s, outputs, bias, scale, sum, scales, columns, features };
             s.accumulate(&weights, &panels, live, &mut finish);
+            row += take;
         }
     }
+}
+
+/// How many of `left` rows are multiplied together, when `most` can be: what is left for the last
+/// turns is shared out among them, since few sums cannot hide the latency of a product.
+#[inline(always)]
+fn rows_at_once(left: usize, most: usize) -> usize {
+    let (left, most) = (left / TILE_ROWS, most / TILE_ROWS);
+    let quads = if left > most && left < 2 * most { left.div_ceil(2) } else { left.min(most) };
+    quads.max(1) * TILE_ROWS
 }
 
 /// Takes the zero point out of the sums of some rows, rescales them and writes their columns.
@@ -199,21 +223,13 @@ struct Finish<'a, S> {
     features: usize,
 }
 
-impl<S: Dot> Finish<'_, S> {
-    /// Where row `row` of tile `tile` goes; beyond all columns if it is padding.
-    #[inline(always)]
-    fn place(&self, row: usize, tile: usize) -> usize {
-        self.outputs.get(row).map_or(usize::MAX, |output| tile * self.features + output)
-    }
-}
-
 impl<S: Dot> Sink<S::I> for Finish<'_, S> {
     #[inline(always)]
     fn put<const R: usize, const N: usize>(&mut self, acc: Acc<S::I, R, N>) {
         let s = self.s;
         let Acc { row, tile, part, sums } = acc;
-        let (Some(scales), Some(bias), Some(scale), Some(sum)) = (
-            self.scales.get(tile),
+        let parts = TILE_TOKENS / S::LANES;
+        let (Some(bias), Some(scale), Some(sum)) = (
             self.bias.get(row..).and_then(<[_]>::first_chunk::<R>),
             self.scale.get(row..).and_then(<[_]>::first_chunk::<R>),
             self.sum.get(row..).and_then(<[_]>::first_chunk::<R>),
@@ -223,16 +239,18 @@ impl<S: Dot> Sink<S::I> for Finish<'_, S> {
         let mut zeros = [s.splat_int(0); N];
         let mut steps = [s.splat(0.0); N];
         for (i, (zero, step)) in zeros.iter_mut().zip(&mut steps).enumerate() {
+            let Some(scales) = self.scales.get(tile + (part + i) / parts) else { return };
             *zero = s.sub_int(s.load_int(&scales.zero, part + i), s.splat_int(-S::OFFSET));
             *step = s.load(&scales.scale, part + i);
         }
         for (r, sums) in sums.into_iter().enumerate() {
             let (bias, scale, sum) = (s.splat(bias[r]), s.splat(scale[r]), s.splat_int(sum[r]));
-            let place = self.place(row + r, tile);
-            let Some(column) = self.columns.get_mut(place) else { return };
+            let Some(output) = self.outputs.get(row + r) else { return };
             for (i, ((sums, zero), step)) in sums.into_iter().zip(zeros).zip(steps).enumerate() {
                 let exact = s.to_float(s.sub_int(sums, s.mul_int(zero, sum)));
                 let y = s.add(s.mul(exact, s.mul(step, scale)), bias);
+                let place = (tile + (part + i) / parts) * self.features + output;
+                let Some(column) = self.columns.get_mut(place) else { return };
                 s.store(column, part + i, y);
             }
         }

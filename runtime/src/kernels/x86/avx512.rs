@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::*;
 
-use crate::kernels::Column;
+use crate::kernels::{Column, Pack, TileScales};
 use crate::kernels::generic::{Acc, Dot, Inputs, Isa, Operation, Simd, Sink, Steps, Weights};
 
 use super::unpack::unpack_run;
@@ -73,6 +73,14 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn min(self, a: __m512, b: __m512) -> __m512 {
         op!(_mm512_min_ps(a, b))
+    }
+    #[inline(always)]
+    fn abs(self, a: __m512) -> __m512 {
+        op!(_mm512_abs_ps(a))
+    }
+    #[inline(always)]
+    fn positive(self, a: __m512) -> __m512 {
+        op!(_mm512_max_ps(_mm512_setzero_ps(), a))
     }
     #[inline(always)]
     fn exp2(self, n: __m512) -> __m512 {
@@ -211,25 +219,30 @@ impl Dot for Avx512 {
     const SHAPES: [(usize, usize); 2] = [(16, 1), (12, 2)];
 
     #[inline(always)]
-    fn pack(self, inputs: &Inputs<'_>, part: usize, tile: &mut [u8]) {
-        let inverse = self.load(&inputs.scales.inverse, part);
-        let zero = self.add_int(self.load_int(&inputs.scales.zero, part), self.splat_int(128));
-        let zero = op!(_mm512_packs_epi32(zero, zero));
+    fn pack(self, inputs: &Inputs<'_>, _part: usize, tile: &mut [u8]) {
+        let quantizer = Quantizer::new(self, inputs.scales);
         let columns = inputs.columns.as_chunks::<4>().0.iter();
         let factors = inputs.factors.as_chunks::<4>().0;
         let places = tile.as_chunks_mut::<64>().0.iter_mut();
         for ((columns, factors), place) in columns.zip(factors).zip(places).take(inputs.steps) {
-            let mut q = [self.splat_int(0); 4];
-            for (q, (column, factor)) in q.iter_mut().zip(columns.iter().zip(factors)) {
-                let v = self.mul(self.load(column, part), self.splat(*factor));
-                // Rounds to even.
-                *q = self.to_int(self.mul(v, inverse));
-            }
-            // The last narrowing clamps, too.
-            let [ab, cd] = narrowed(q, zero);
-            let bytes = as_words(op!(_mm512_packus_epi16(ab, cd)));
-            // SAFETY: 64 bytes, borrowed mutably; the store needs no alignment.
-            unsafe { _mm512_storeu_si512(place.as_mut_ptr().cast(), bytes) }
+            quantizer.step(*columns, factors.each_ref(), place);
+        }
+    }
+
+    // Step by step, so that no list of columns is made.
+    #[inline(always)]
+    fn pack_list(self, job: &Pack<'_>, list: &[u16], panel: &mut [u8]) {
+        let quantizer = Quantizer::new(self, job.scales);
+        let (fours, rest) = list.as_chunks::<4>();
+        let mut places = panel.as_chunks_mut::<64>().0.iter_mut();
+        for (four, place) in fours.iter().zip(&mut places) {
+            quantizer.gather(job, *four, place);
+        }
+        // The weights of the padding are zero: any value will do.
+        if let (Some(first), Some(place)) = (rest.first(), places.next()) {
+            let mut four = [*first; 4];
+            four.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+            quantizer.gather(job, four, place);
         }
     }
 
@@ -261,6 +274,53 @@ impl Dot for Avx512 {
             (4, 2) => dot::<1, 2>(weights, panels, sink),
             _ => {}
         }
+    }
+}
+
+/// A tile's scales in registers.
+struct Quantizer {
+    simd: Avx512,
+    inverse: __m512,
+    /// The zero points + 128 in sixteen bits, as [`narrowed`] wants them.
+    zero: __m512i,
+}
+
+impl Quantizer {
+    #[inline(always)]
+    fn new(simd: Avx512, scales: &TileScales) -> Self {
+        let zero = simd.add_int(simd.load_int(&scales.zero, 0), simd.splat_int(128));
+        let zero = op!(_mm512_packs_epi32(zero, zero));
+        Self { simd, inverse: simd.load(&scales.inverse, 0), zero }
+    }
+
+    /// Quantizes the inputs of these numbers.
+    #[inline(always)]
+    fn gather(&self, job: &Pack<'_>, four: [u16; 4], place: &mut [u8; 64]) {
+        let Some(factors) = job.equalize.get(..job.x.len()) else { return };
+        let [a, b, c, d] = four.map(usize::from);
+        let x = (job.x.get(a), job.x.get(b), job.x.get(c), job.x.get(d));
+        let e = (factors.get(a), factors.get(b), factors.get(c), factors.get(d));
+        if let ((Some(a), Some(b), Some(c), Some(d)), (Some(e), Some(f), Some(g), Some(h))) = (x, e)
+        {
+            self.step([a, b, c, d], [e, f, g, h], place);
+        }
+    }
+
+    /// Quantizes four inputs.
+    #[inline(always)]
+    fn step(&self, columns: [&Column; 4], factors: [&f32; 4], place: &mut [u8; 64]) {
+        let simd = self.simd;
+        let mut q = [simd.splat_int(0); 4];
+        for (q, (column, factor)) in q.iter_mut().zip(columns.into_iter().zip(factors)) {
+            let v = simd.mul(simd.load(column, 0), simd.splat(*factor));
+            // Rounds to even.
+            *q = simd.to_int(simd.mul(v, self.inverse));
+        }
+        // The last narrowing clamps, too.
+        let [ab, cd] = narrowed(q, self.zero);
+        let bytes = as_words(op!(_mm512_packus_epi16(ab, cd)));
+        // SAFETY: 64 bytes, borrowed mutably; the store needs no alignment.
+        unsafe { _mm512_storeu_si512(place.as_mut_ptr().cast(), bytes) }
     }
 }
 
@@ -306,12 +366,8 @@ fn put<const Q: usize, const T: usize, const QUAD: usize>(
     sink: &mut impl Sink<__m512i>,
 ) {
     if QUAD < Q {
-        let [a, b, c, d] = &sums[QUAD];
-        sink.put(Acc { row: QUAD * 4, tile: 0, part: 0, sums: [[a[0]], [b[0]], [c[0]], [d[0]]] });
-        if T > 1 {
-            let sums = [[a[1 % T]], [b[1 % T]], [c[1 % T]], [d[1 % T]]];
-            sink.put(Acc { row: QUAD * 4, tile: 1, part: 0, sums });
-        }
+        let [a, b, c, d] = sums[QUAD];
+        sink.put(Acc { row: QUAD * 4, tile: 0, part: 0, sums: [a, b, c, d] });
     }
 }
 
