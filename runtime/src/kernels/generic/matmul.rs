@@ -9,7 +9,7 @@ use crate::view::Indices;
 
 use super::float::{self, activate_column};
 use super::simd::FloatWeight;
-use super::{Acc, Dot, Simd, Sink, Steps, Weights, parts};
+use super::{Acc, Dot, ROWS, Simd, Sink, Steps, Weights, parts};
 
 /// Inputs that a dot-product instruction adds up.
 const STEP: usize = 4;
@@ -142,7 +142,8 @@ fn activate_rows<S: Simd>(
     }
 }
 
-/// See [`crate::kernels::Backend::matmul_i8`]; rows `start..start + count`, without the activation.
+/// See [`crate::kernels::Backend::matmul_i8`]; up to [`ROWS`] rows from `start` on, without the
+/// activation.
 #[inline(always)]
 pub(super) fn int8<S: Dot>(
     s: S,
@@ -166,7 +167,7 @@ pub(super) fn int8<S: Dot>(
     ) else {
         return;
     };
-    let outputs = group.outputs.part(start, count);
+    let places = places(group.outputs.part(start, count));
     for tile in (0..tiles).step_by(tile_step) {
         let together = tile_step.min(tiles - tile);
         let live = live(out.tokens, tile + together - 1);
@@ -179,48 +180,51 @@ pub(super) fn int8<S: Dot>(
             return;
         };
         let panels = Steps { bytes, stride, tiles: together };
-        let mut row = 0;
-        while row < padded {
-            let take = rows_at_once(padded - row, row_step);
-            let all = row..row + take;
-            let (Some(block), Some(bias), Some(scale), Some(sum)) = (
-                block.get(row / TILE_ROWS * quad_bytes..),
-                bias.get(all.clone()),
-                scale.get(all.clone()),
-                sum.get(all),
-            ) else {
-                return;
-            };
-            let weights = Weights { block, rows: take, depth: group.depth };
-            let outputs = outputs.part(row, take.min(count - row));
+        let blocks = block.chunks(row_step / TILE_ROWS * quad_bytes).zip(places.chunks(row_step));
+        let numbers = bias.chunks(row_step).zip(scale.chunks(row_step)).zip(sum.chunks(row_step));
+        for ((block, places), ((bias, scale), sum)) in blocks.zip(numbers) {
+            let weights = Weights { block, rows: bias.len(), depth: group.depth };
             let columns = &mut *columns;
-            let mut finish = Finish { s, outputs, bias, scale, sum, scales, columns, features };
+            let mut finish = Finish { s, places, bias, scale, sum, scales, columns, features };
             s.accumulate(&weights, &panels, live, &mut finish);
-            row += take;
         }
     }
-}
-
-/// How many of `left` rows are multiplied together, when `most` can be: what is left for the last
-/// turns is shared out among them, since few sums cannot hide the latency of a product.
-#[inline(always)]
-fn rows_at_once(left: usize, most: usize) -> usize {
-    let (left, most) = (left / TILE_ROWS, most / TILE_ROWS);
-    let quads = if left > most && left < 2 * most { left.div_ceil(2) } else { left.min(most) };
-    quads.max(1) * TILE_ROWS
 }
 
 /// Takes the zero point out of the sums of some rows, rescales them and writes their columns.
 struct Finish<'a, S> {
     s: S,
-    /// Of the rows that are outputs; those after are padding.
-    outputs: Indices<'a>,
+    /// Where the rows go.
+    places: &'a [usize],
     bias: &'a [f32],
     scale: &'a [f32],
     sum: &'a [i32],
     scales: &'a [TileScales],
     columns: &'a mut [Column],
     features: usize,
+}
+
+/// Beyond all columns, for any tile.
+const PADDING: usize = usize::MAX / 2;
+
+/// Where up to [`ROWS`] rows go, [`PADDING`] after the last: looked up before the products, since a
+/// branch among the sums costs registers.
+#[inline(always)]
+fn places(outputs: Indices<'_>) -> [usize; ROWS] {
+    let mut places = [PADDING; ROWS];
+    match outputs {
+        Indices::Range { first, count } => {
+            for (i, place) in places.iter_mut().enumerate().take(count) {
+                *place = first + i;
+            }
+        }
+        Indices::List(list) => {
+            for (place, output) in places.iter_mut().zip(list) {
+                *place = usize::from(*output);
+            }
+        }
+    }
+    places
 }
 
 impl<S: Dot> Sink<S::I> for Finish<'_, S> {
@@ -243,14 +247,14 @@ impl<S: Dot> Sink<S::I> for Finish<'_, S> {
             *zero = s.sub_int(s.load_int(&scales.zero, part + i), s.splat_int(-S::OFFSET));
             *step = s.load(&scales.scale, part + i);
         }
+        let Some(places) = self.places.get(row..).and_then(<[_]>::first_chunk::<R>) else { return };
         for (r, sums) in sums.into_iter().enumerate() {
             let (bias, scale, sum) = (s.splat(bias[r]), s.splat(scale[r]), s.splat_int(sum[r]));
-            let Some(output) = self.outputs.get(row + r) else { return };
             for (i, ((sums, zero), step)) in sums.into_iter().zip(zeros).zip(steps).enumerate() {
                 let exact = s.to_float(s.sub_int(sums, s.mul_int(zero, sum)));
                 let y = s.add(s.mul(exact, s.mul(step, scale)), bias);
-                let place = (tile + (part + i) / parts) * self.features + output;
-                let Some(column) = self.columns.get_mut(place) else { return };
+                let first = (tile + (part + i) / parts) * self.features;
+                let Some(column) = self.columns.get_mut(first + places[r]) else { return };
                 s.store(column, part + i, y);
             }
         }

@@ -21,7 +21,7 @@ use super::{
 
 /// Rows of a group that are multiplied before the activation is applied to them: so few that their
 /// columns are still near.
-const ROWS: usize = 48;
+pub(in crate::kernels) const ROWS: usize = 48;
 
 /// A backend made of an instruction set's vectors.
 #[derive(Debug, Clone, Copy)]

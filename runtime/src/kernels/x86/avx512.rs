@@ -3,7 +3,10 @@
 use core::arch::x86_64::*;
 
 use crate::kernels::{Column, Pack, TileScales};
-use crate::kernels::generic::{Acc, Dot, Inputs, Isa, Operation, Simd, Sink, Steps, Weights};
+use crate::format::TILE_ROWS;
+use crate::kernels::generic::{
+    Acc, Dot, Inputs, Isa, Operation, ROWS, Simd, Sink, Steps, Weights,
+};
 
 use super::unpack::unpack_run;
 
@@ -214,9 +217,8 @@ impl Dot for Avx512 {
     /// Sixteen tokens by four unsigned bytes: q + 128.
     const STEP: usize = 64;
     const OFFSET: i32 = 128;
-    /// Sixteen sums hide the latency of two dot products a cycle; of two tiles 24, since a weight is
-    /// then loaded once for both.
-    const SHAPES: [(usize, usize); 2] = [(16, 1), (12, 2)];
+    /// All of a run of rows, which [`quads_at_once`] divides.
+    const SHAPES: [(usize, usize); 2] = [(ROWS, 1), (ROWS, 2)];
 
     #[inline(always)]
     fn pack(self, inputs: &Inputs<'_>, _part: usize, tile: &mut [u8]) {
@@ -264,17 +266,40 @@ impl Dot for Avx512 {
         if !weights.fits(panels, Self::STEP) {
             return;
         }
-        match (weights.rows, panels.tiles) {
-            (16, 1) => dot::<4, 1>(weights, panels, sink),
-            (12, 1) => dot::<3, 1>(weights, panels, sink),
-            (8, 1) => dot::<2, 1>(weights, panels, sink),
-            (4, 1) => dot::<1, 1>(weights, panels, sink),
-            (12, 2) => dot::<3, 2>(weights, panels, sink),
-            (8, 2) => dot::<2, 2>(weights, panels, sink),
-            (4, 2) => dot::<1, 2>(weights, panels, sink),
-            _ => {}
+        let quads = weights.rows / TILE_ROWS;
+        let mut quad = 0;
+        while quad < quads {
+            let first = First { quad, weights };
+            let most = if panels.tiles > 1 { 3 } else { 4 };
+            let now = quads_at_once(quads - quad, most);
+            match (now, panels.tiles) {
+                (4, 1) => dot::<4, 1>(&first, panels, sink),
+                (3, 1) => dot::<3, 1>(&first, panels, sink),
+                (2, 1) => dot::<2, 1>(&first, panels, sink),
+                (1, 1) => dot::<1, 1>(&first, panels, sink),
+                (3, 2) => dot::<3, 2>(&first, panels, sink),
+                (2, 2) => dot::<2, 2>(&first, panels, sink),
+                (1, 2) => dot::<1, 2>(&first, panels, sink),
+                _ => return,
+            }
+            quad += now;
         }
     }
+}
+
+/// How many of `left` times four rows are multiplied together, when `most` can be. Sixteen sums
+/// hide the latency of two dot products a cycle; of two tiles it is 24, since a weight is then
+/// loaded once for both. What is left for the last turns is shared out among them: eight sums hide
+/// little.
+#[inline(always)]
+fn quads_at_once(left: usize, most: usize) -> usize {
+    if left > most && left < 2 * most { left.div_ceil(2) } else { left.min(most) }
+}
+
+/// Rows from four times `quad` on.
+struct First<'a> {
+    quad: usize,
+    weights: &'a Weights<'a>,
 }
 
 /// A tile's scales in registers.
@@ -335,46 +360,49 @@ impl Avx512 {
     }
 }
 
-/// Sums of `Q` times four rows with `T` tiles. The caller has checked [`Weights::fits`].
+/// Sums of `Q` times four rows with `T` tiles. The caller has checked [`Weights::fits`], and that
+/// there are so many rows.
 #[inline(always)]
 fn dot<const Q: usize, const T: usize>(
-    weights: &Weights<'_>,
+    first: &First<'_>,
     panels: &Steps<'_>,
     sink: &mut impl Sink<__m512i>,
 ) {
-    let steps = weights.steps();
+    let steps = first.weights.steps();
     let mut sums = [[[op!(_mm512_setzero_si512()); T]; 4]; Q];
     for tile in 0..steps / 4 {
         for s in 0..4 {
-            step::<Q, T>(weights, panels, tile * 4 + s, &mut sums);
+            step::<Q, T>(first, panels, tile * 4 + s, &mut sums);
         }
     }
     for index in steps / 4 * 4..steps {
-        step::<Q, T>(weights, panels, index, &mut sums);
+        step::<Q, T>(first, panels, index, &mut sums);
     }
     // Written out: an array that is read in a loop would live in memory.
-    put::<Q, T, 0>(&sums, sink);
-    put::<Q, T, 1>(&sums, sink);
-    put::<Q, T, 2>(&sums, sink);
-    put::<Q, T, 3>(&sums, sink);
+    put::<Q, T, 0>(first, &sums, sink);
+    put::<Q, T, 1>(first, &sums, sink);
+    put::<Q, T, 2>(first, &sums, sink);
+    put::<Q, T, 3>(first, &sums, sink);
 }
 
 /// Hands on the sums of four rows, if there are so many.
 #[inline(always)]
 fn put<const Q: usize, const T: usize, const QUAD: usize>(
+    first: &First<'_>,
     sums: &[[[__m512i; T]; 4]; Q],
     sink: &mut impl Sink<__m512i>,
 ) {
     if QUAD < Q {
         let [a, b, c, d] = sums[QUAD];
-        sink.put(Acc { row: QUAD * 4, tile: 0, part: 0, sums: [a, b, c, d] });
+        let row = (first.quad + QUAD) * TILE_ROWS;
+        sink.put(Acc { row, tile: 0, part: 0, sums: [a, b, c, d] });
     }
 }
 
 /// Adds the products of step `index`.
 #[inline(always)]
 fn step<const Q: usize, const T: usize>(
-    weights: &Weights<'_>,
+    first: &First<'_>,
     panels: &Steps<'_>,
     index: usize,
     sums: &mut [[[__m512i; T]; 4]; Q],
@@ -387,10 +415,11 @@ fn step<const Q: usize, const T: usize>(
     }
     for (q, sums) in sums.iter_mut().enumerate() {
         for (r, sums) in sums.iter_mut().enumerate() {
-            let at = q * weights.quad_bytes() + index / 4 * 64 + r * 16 + index % 4 * 4;
-            // SAFETY: `fits` says that the block has Q quads of `quad_bytes`, which hold this
+            let quad = (first.quad + q) * first.weights.quad_bytes();
+            let at = quad + index / 4 * 64 + r * 16 + index % 4 * 4;
+            // SAFETY: `fits` says that the block has these quads of `quad_bytes`, which hold this
             // step: four bytes of a row's sixteen.
-            let word = unsafe { weights.block.as_ptr().add(at).cast::<i32>().read_unaligned() };
+            let word = unsafe { first.weights.block.as_ptr().add(at).cast::<i32>().read_unaligned() };
             let w = op!(_mm512_set1_epi32(word));
             for (sum, x) in sums.iter_mut().zip(x) {
                 *sum = op!(_mm512_dpbusd_epi32(*sum, x, w));
