@@ -2,14 +2,12 @@
 
 use crate::format::{TILE_DEPTH, TILE_ROWS, round_up};
 use crate::kernels::scalar::live;
-use crate::kernels::{
-    Activation, Column, GroupFloat, GroupI8, Output, Pack, Panels, TILE_TOKENS, TileScales,
-};
+use crate::kernels::{Column, GroupFloat, GroupI8, Output, Pack, Panels, TILE_TOKENS, TileScales};
 use crate::view::Indices;
 
-use super::float::{self, activate_column};
+use super::rescale::{Finish, places};
 use super::simd::FloatWeight;
-use super::{Acc, Dot, ROWS, Simd, Sink, Steps, Weights, parts};
+use super::{Dot, Simd, Steps, Weights, float, parts};
 
 /// Inputs that a dot-product instruction adds up.
 const STEP: usize = 4;
@@ -108,42 +106,8 @@ impl<'a> Inputs<'a> {
     }
 }
 
-/// Applies the activation to some outputs of all tiles.
-#[inline(always)]
-pub(super) fn activate<S: Simd>(
-    s: S,
-    outputs: Indices<'_>,
-    activation: Activation,
-    out: &mut Output<'_>,
-) {
-    // Each by itself, so that only its own constants ask for registers.
-    match activation {
-        Activation::Gelu => activate_rows(s, outputs, Activation::Gelu, out),
-        Activation::GeluNear => activate_rows(s, outputs, Activation::GeluNear, out),
-        Activation::GeluTanh => activate_rows(s, outputs, Activation::GeluTanh, out),
-        Activation::Relu => activate_rows(s, outputs, Activation::Relu, out),
-    }
-}
-
-#[inline(always)]
-fn activate_rows<S: Simd>(
-    s: S,
-    outputs: Indices<'_>,
-    activation: Activation,
-    out: &mut Output<'_>,
-) {
-    let (features, tokens) = (out.features.max(1), out.tokens);
-    for (tile, columns) in out.columns.chunks_exact_mut(features).enumerate() {
-        let live = live(tokens, tile);
-        for output in outputs.iter() {
-            let Some(column) = columns.get_mut(output) else { return };
-            activate_column(s, column, live, activation);
-        }
-    }
-}
-
-/// See [`crate::kernels::Backend::matmul_i8`]; up to [`ROWS`] rows from `start` on, without the
-/// activation.
+/// See [`crate::kernels::Backend::matmul_i8`]; up to [`super::ROWS`] rows from `start` on, without
+/// the activation.
 #[inline(always)]
 pub(super) fn int8<S: Dot>(
     s: S,
@@ -187,76 +151,6 @@ pub(super) fn int8<S: Dot>(
             let columns = &mut *columns;
             let mut finish = Finish { s, places, bias, scale, sum, scales, columns, features };
             s.accumulate(&weights, &panels, live, &mut finish);
-        }
-    }
-}
-
-/// Takes the zero point out of the sums of some rows, rescales them and writes their columns.
-struct Finish<'a, S> {
-    s: S,
-    /// Where the rows go.
-    places: &'a [usize],
-    bias: &'a [f32],
-    scale: &'a [f32],
-    sum: &'a [i32],
-    scales: &'a [TileScales],
-    columns: &'a mut [Column],
-    features: usize,
-}
-
-/// Beyond all columns, for any tile.
-const PADDING: usize = usize::MAX / 2;
-
-/// Where up to [`ROWS`] rows go, [`PADDING`] after the last: looked up before the products, since a
-/// branch among the sums costs registers.
-#[inline(always)]
-fn places(outputs: Indices<'_>) -> [usize; ROWS] {
-    let mut places = [PADDING; ROWS];
-    match outputs {
-        Indices::Range { first, count } => {
-            for (i, place) in places.iter_mut().enumerate().take(count) {
-                *place = first + i;
-            }
-        }
-        Indices::List(list) => {
-            for (place, output) in places.iter_mut().zip(list) {
-                *place = usize::from(*output);
-            }
-        }
-    }
-    places
-}
-
-impl<S: Dot> Sink<S::I> for Finish<'_, S> {
-    #[inline(always)]
-    fn put<const R: usize, const N: usize>(&mut self, acc: Acc<S::I, R, N>) {
-        let s = self.s;
-        let Acc { row, tile, part, sums } = acc;
-        let parts = TILE_TOKENS / S::LANES;
-        let (Some(bias), Some(scale), Some(sum)) = (
-            self.bias.get(row..).and_then(<[_]>::first_chunk::<R>),
-            self.scale.get(row..).and_then(<[_]>::first_chunk::<R>),
-            self.sum.get(row..).and_then(<[_]>::first_chunk::<R>),
-        ) else {
-            return;
-        };
-        let mut zeros = [s.splat_int(0); N];
-        let mut steps = [s.splat(0.0); N];
-        for (i, (zero, step)) in zeros.iter_mut().zip(&mut steps).enumerate() {
-            let Some(scales) = self.scales.get(tile + (part + i) / parts) else { return };
-            *zero = s.sub_int(s.load_int(&scales.zero, part + i), s.splat_int(-S::OFFSET));
-            *step = s.load(&scales.scale, part + i);
-        }
-        let Some(places) = self.places.get(row..).and_then(<[_]>::first_chunk::<R>) else { return };
-        for (r, sums) in sums.into_iter().enumerate() {
-            let (bias, scale, sum) = (s.splat(bias[r]), s.splat(scale[r]), s.splat_int(sum[r]));
-            for (i, ((sums, zero), step)) in sums.into_iter().zip(zeros).zip(steps).enumerate() {
-                let exact = s.to_float(s.sub_int(sums, s.mul_int(zero, sum)));
-                let y = s.add(s.mul(exact, s.mul(step, scale)), bias);
-                let first = (tile + (part + i) / parts) * self.features;
-                let Some(column) = self.columns.get_mut(first + places[r]) else { return };
-                s.store(column, part + i, y);
-            }
         }
     }
 }

@@ -2,11 +2,9 @@
 
 use core::arch::x86_64::*;
 
-use crate::kernels::{Column, Pack, TileScales};
 use crate::format::TILE_ROWS;
-use crate::kernels::generic::{
-    Acc, Dot, Inputs, Isa, Operation, ROWS, Simd, Sink, Steps, Weights,
-};
+use crate::kernels::generic::{Acc, Dot, Inputs, Isa, Operation, ROWS, Simd, Sink, Steps, Weights};
+use crate::kernels::{Column, Pack, TileScales};
 
 use super::unpack::unpack_run;
 
@@ -371,6 +369,14 @@ fn dot<const Q: usize, const T: usize>(
     let steps = first.weights.steps();
     let mut sums = [[[op!(_mm512_setzero_si512()); T]; 4]; Q];
     for tile in 0..steps / 4 {
+        // The next turn's weights follow these.
+        for q in 0..Q {
+            let quad = first.quad + Q + q;
+            let at = quad * first.weights.quad_bytes() + tile * 64;
+            let next = first.weights.block.as_ptr().wrapping_add(at);
+            // SAFETY: a prefetch may be of any address.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(next) };
+        }
         for s in 0..4 {
             step::<Q, T>(first, panels, tile * 4 + s, &mut sums);
         }
@@ -419,7 +425,8 @@ fn step<const Q: usize, const T: usize>(
             let at = quad + index / 4 * 64 + r * 16 + index % 4 * 4;
             // SAFETY: `fits` says that the block has these quads of `quad_bytes`, which hold this
             // step: four bytes of a row's sixteen.
-            let word = unsafe { first.weights.block.as_ptr().add(at).cast::<i32>().read_unaligned() };
+            let word =
+                unsafe { first.weights.block.as_ptr().add(at).cast::<i32>().read_unaligned() };
             let w = op!(_mm512_set1_epi32(word));
             for (sum, x) in sums.iter_mut().zip(x) {
                 *sum = op!(_mm512_dpbusd_epi32(*sum, x, w));
