@@ -5,9 +5,9 @@ use crate::kernels::scalar::live;
 use crate::kernels::{Column, GroupFloat, GroupI8, Output, Pack, Panels, TILE_TOKENS, TileScales};
 use crate::view::Indices;
 
-use super::rescale::{Finish, places};
+use super::rescale::{Finish, PADDING, places};
 use super::simd::FloatWeight;
-use super::{Dot, Simd, Steps, Weights, float, parts};
+use super::{Dot, ROWS, Simd, Steps, Weights, float, parts};
 
 /// Inputs that a dot-product instruction adds up.
 const STEP: usize = 4;
@@ -47,6 +47,7 @@ pub(super) fn pack_list<S: Dot>(s: S, job: &Pack<'_>, list: &[u16], panel: &mut 
     let tiles = panel.chunks_exact_mut(TILE_DEPTH / STEP * S::STEP);
     let (Some(any), Some(all)) = (job.x.first(), job.equalize.get(..job.x.len())) else { return };
     for (inputs, tile) in list.chunks(TILE_DEPTH).zip(tiles) {
+        // The weights of the padding are zero: any value will do.
         let mut columns = [any; TILE_DEPTH];
         let mut factors = [0.0; TILE_DEPTH];
         for ((c, f), i) in columns.iter_mut().zip(&mut factors).zip(inputs) {
@@ -80,7 +81,7 @@ pub struct Inputs<'a> {
 
 impl<'a> Inputs<'a> {
     #[inline(always)]
-    fn new(
+    pub(in crate::kernels) fn new(
         columns: [&'a Column; TILE_DEPTH],
         factors: [f32; TILE_DEPTH],
         count: usize,
@@ -131,7 +132,8 @@ pub(super) fn int8<S: Dot>(
     ) else {
         return;
     };
-    let places = places(group.outputs.part(start, count));
+    let mut all_places = [PADDING; ROWS];
+    places(group.outputs.part(start, count), &mut all_places);
     for tile in (0..tiles).step_by(tile_step) {
         let together = tile_step.min(tiles - tile);
         let live = live(out.tokens, tile + together - 1);
@@ -144,7 +146,8 @@ pub(super) fn int8<S: Dot>(
             return;
         };
         let panels = Steps { bytes, stride, tiles: together };
-        let blocks = block.chunks(row_step / TILE_ROWS * quad_bytes).zip(places.chunks(row_step));
+        let blocks =
+            block.chunks(row_step / TILE_ROWS * quad_bytes).zip(all_places.chunks(row_step));
         let numbers = bias.chunks(row_step).zip(scale.chunks(row_step)).zip(sum.chunks(row_step));
         for ((block, places), ((bias, scale), sum)) in blocks.zip(numbers) {
             let weights = Weights { block, rows: bias.len(), depth: group.depth };

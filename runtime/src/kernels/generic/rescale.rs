@@ -1,5 +1,6 @@
 //! From sums of products to outputs: zero point, scales, bias, activation, and where they go.
 
+use crate::format::TILE_ROWS;
 use crate::kernels::scalar::live;
 use crate::kernels::{Activation, Column, Output, TILE_TOKENS, TileScales};
 use crate::view::Indices;
@@ -8,13 +9,12 @@ use super::float::activate_column;
 use super::{Acc, Dot, ROWS, Simd, Sink};
 
 /// Beyond all columns, for any tile.
-const PADDING: u32 = u32::MAX / 2;
+pub(super) const PADDING: u32 = u32::MAX / 2;
 
-/// Where up to [`ROWS`] rows go, [`PADDING`] after the last: looked up before the products, since a
-/// branch among the sums costs registers.
+/// Where up to [`ROWS`] rows go; those after the last have [`PADDING`] already. Looked up before the
+/// products, since a branch among the sums costs registers.
 #[inline(always)]
-pub(super) fn places(outputs: Indices<'_>) -> [u32; ROWS] {
-    let mut places = [PADDING; ROWS];
+pub(super) fn places(outputs: Indices<'_>, places: &mut [u32; ROWS]) {
     match outputs {
         Indices::Range { first, count } => {
             for (i, place) in places.iter_mut().enumerate().take(count) {
@@ -27,7 +27,6 @@ pub(super) fn places(outputs: Indices<'_>) -> [u32; ROWS] {
             }
         }
     }
-    places
 }
 
 /// Takes the zero point out of the sums of some rows, rescales them and writes their columns.
@@ -64,18 +63,20 @@ impl<S: Dot> Finish<'_, S> {
 
 impl<S: Dot> Sink<S::I> for Finish<'_, S> {
     #[inline(always)]
-    fn put<const R: usize, const N: usize>(&mut self, acc: Acc<S::I, R, N>) {
+    fn put<const N: usize>(&mut self, acc: Acc<S::I, N>) {
         let s = self.s;
         let Acc { row, tile, part, sums } = acc;
         let (Some(bias), Some(scale), Some(sum), Some(places)) = (
-            self.bias.get(row..).and_then(<[_]>::first_chunk::<R>),
-            self.scale.get(row..).and_then(<[_]>::first_chunk::<R>),
-            self.sum.get(row..).and_then(<[_]>::first_chunk::<R>),
-            self.places.get(row..).and_then(<[_]>::first_chunk::<R>),
+            self.bias.get(row..).and_then(<[_]>::first_chunk::<TILE_ROWS>),
+            self.scale.get(row..).and_then(<[_]>::first_chunk::<TILE_ROWS>),
+            self.sum.get(row..).and_then(<[_]>::first_chunk::<TILE_ROWS>),
+            self.places.get(row..).and_then(<[_]>::first_chunk::<TILE_ROWS>),
         ) else {
             return;
         };
         let Some((zeros, steps)) = self.numbers::<N>(tile, part) else { return };
+        // A copy, which no column can be mistaken for.
+        let places = *places;
         for (r, sums) in sums.into_iter().enumerate() {
             let (bias, scale, sum) = (s.splat(bias[r]), s.splat(scale[r]), s.splat_int(sum[r]));
             for (i, ((sums, zero), step)) in sums.into_iter().zip(zeros).zip(steps).enumerate() {
@@ -116,9 +117,18 @@ fn activate_rows<S: Simd>(
     let (features, tokens) = (out.features.max(1), out.tokens);
     for (tile, columns) in out.columns.chunks_exact_mut(features).enumerate() {
         let live = live(tokens, tile);
-        for output in outputs.iter() {
-            let Some(column) = columns.get_mut(output) else { return };
-            activate_column(s, column, live, activation);
+        match outputs {
+            Indices::Range { first, count } => {
+                for column in columns.iter_mut().skip(first).take(count) {
+                    activate_column(s, column, live, activation);
+                }
+            }
+            Indices::List(list) => {
+                for output in list {
+                    let Some(column) = columns.get_mut(usize::from(*output)) else { return };
+                    activate_column(s, column, live, activation);
+                }
+            }
         }
     }
 }

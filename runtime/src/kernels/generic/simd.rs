@@ -167,12 +167,12 @@ pub trait Dot: Simd {
 /// the instructions of [`Isa::run`].
 pub trait Sink<I> {
     /// Takes some sums; always inlined.
-    fn put<const R: usize, const N: usize>(&mut self, acc: Acc<I, R, N>);
+    fn put<const N: usize>(&mut self, acc: Acc<I, N>);
 }
 
-/// Sums of `R` rows with the tokens of `N` vectors.
+/// Sums of four rows with the tokens of `N` vectors.
 #[derive(Debug, Clone, Copy)]
-pub struct Acc<I, const R: usize, const N: usize> {
+pub struct Acc<I, const N: usize> {
     /// First row, below [`Weights::rows`].
     pub row: usize,
     /// Tile.
@@ -180,7 +180,7 @@ pub struct Acc<I, const R: usize, const N: usize> {
     /// First vector of the tile.
     pub part: usize,
     /// The sums; after the tile's last vector comes the next tile's first.
-    pub sums: [[I; N]; R],
+    pub sums: [[I; N]; TILE_ROWS],
 }
 
 /// The panels of some tiles.
