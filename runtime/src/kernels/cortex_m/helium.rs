@@ -2,6 +2,7 @@
 
 mod gelu;
 mod kernel;
+mod norm;
 mod quantize;
 mod unpack;
 
@@ -171,7 +172,9 @@ impl Backend for Helium {
     }
 
     fn norm(&self, x: &mut [Column], add: &[Column], norm: &Norm<'_>, live: usize) {
-        float::norm(Pairs, x, add, norm, live);
+        if !has_floats() || !norm::norm(x, add, norm, live) {
+            float::norm(Pairs, x, add, norm, live);
+        }
     }
 
     fn keys(&self, span: &Span<'_>, out: &mut Quantized<'_>) {

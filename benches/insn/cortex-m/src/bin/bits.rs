@@ -319,7 +319,9 @@ fn float(backend: &dyn Backend, seed: u32) -> u32 {
 fn norm(backend: &dyn Backend, seed: u32) -> u32 {
     let mut random = Random::new(seed, 3);
     let live = 1 + seed as usize % TILE_TOKENS;
+    // Half of them whole runs of lanes.
     let features = random.within(1, FEATURES);
+    let features = if flag(seed, 4) { features.next_multiple_of(16).min(FEATURES) } else { features };
     let (mut x, mut add) = ([[0.0; TILE_TOKENS]; FEATURES], [[0.0; TILE_TOKENS]; FEATURES]);
     random.columns(&mut x, seed % 5 == 4);
     random.columns(&mut add, seed % 7 == 4);
