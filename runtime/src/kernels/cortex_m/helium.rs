@@ -1,6 +1,7 @@
 //! Helium: sixteen products of bytes per instruction.
 
 mod gelu;
+mod heads;
 mod kernel;
 mod norm;
 mod quantize;
@@ -178,15 +179,20 @@ impl Backend for Helium {
     }
 
     fn keys(&self, span: &Span<'_>, out: &mut Quantized<'_>) {
-        attention8::keys(Pairs, span, out);
+        if !has_floats() || !heads::keys(span, out) {
+            attention8::keys(Pairs, span, out);
+        }
     }
 
     fn values(&self, span: &Span<'_>, out: &mut Quantized<'_>) {
-        attention8::values(Pairs, span, true, out);
+        if !has_floats() || !heads::values(span, out) {
+            attention8::values(Pairs, span, true, out);
+        }
     }
 
     fn softmax(&self, scores: &Scores<'_>, capacity: usize, panel: &mut [u8]) -> TileScales {
-        attention8::softmax(Pairs, scores, &mut Place { panel, capacity })
+        let scales = has_floats().then(|| heads::softmax(scores, capacity, panel)).flatten();
+        scales.unwrap_or_else(|| attention8::softmax(Pairs, scores, &mut Place { panel, capacity }))
     }
 
     fn attend(&self, job: &Attend<'_>, scores: &mut [Column], context: &mut [Column]) {
