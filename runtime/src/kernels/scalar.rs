@@ -242,8 +242,9 @@ impl Backend for Scalar {
     }
 }
 
-/// LayerNorm of token `t`.
+/// LayerNorm of token `t`, modulo 16.
 pub(super) fn norm_token(x: &mut [Column], t: usize, norm: &Norm<'_>) {
+    let t = t % TILE_TOKENS;
     let count = x.len() as f32;
     let mean = sum(x.iter().map(|c| c[t])) / count;
     let variance = sum(x.iter().map(|c| (c[t] - mean) * (c[t] - mean))) / count;

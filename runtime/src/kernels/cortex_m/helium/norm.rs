@@ -96,9 +96,7 @@ pub(super) fn norm(x: &mut [Column], add: &[Column], norm: &Norm<'_>, live: usiz
             }
         }
         if !done {
-            for t in (at..live.min(at + TOKENS)).filter(|t| *t < TILE_TOKENS) {
-                norm_token(x, t, norm);
-            }
+            (at..live.min(at + TOKENS)).for_each(|t| norm_token(x, t, norm));
         }
     }
     true
