@@ -119,7 +119,7 @@ pub(super) fn keys(span: &Span<'_>, out: &mut Quantized<'_>) -> bool {
     if size == 0 || !size.is_multiple_of(TILE_DEPTH) {
         return false;
     }
-    let quads = out.block.chunks_exact_mut(TILE_ROWS * size);
+    let quads = out.block.chunks_exact_mut((TILE_ROWS * size).max(1));
     let rows = out.scale.as_chunks_mut::<TOKENS>().0.iter_mut();
     let rows = rows.zip(out.sum.as_chunks_mut::<TOKENS>().0);
     for (number, (quad, (scale, sum))) in quads.zip(rows).enumerate() {

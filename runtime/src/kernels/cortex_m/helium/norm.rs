@@ -117,7 +117,15 @@ fn at_least(numbers: &[f32], least: f32) -> bool {
 
 /// Each token's lanes, folded.
 fn folded(totals: &Totals) -> [f32; TOKENS] {
-    core::array::from_fn(|t| math::fold(core::array::from_fn(|lane| totals[lane][t])))
+    let mut sums = [0.0; TOKENS];
+    for (t, sum) in sums.iter_mut().enumerate() {
+        let mut lanes = [0.0; LANES];
+        for (lane, total) in lanes.iter_mut().zip(totals) {
+            *lane = total.get(t).copied().unwrap_or_default();
+        }
+        *sum = math::fold(lanes);
+    }
+    sums
 }
 
 /// The least of the doubled magnitudes less 1, where 0's is the highest, of `vectors` × four
