@@ -118,6 +118,13 @@ fn activate_rows<S: Simd>(
     for (tile, columns) in out.columns.chunks_exact_mut(features).enumerate() {
         let live = live(tokens, tile);
         match outputs {
+            // One copy of the loop, for the flash of boards.
+            _ if cfg!(target_arch = "arm") => {
+                for output in outputs.iter() {
+                    let Some(column) = columns.get_mut(output) else { return };
+                    activate_column(s, column, live, activation);
+                }
+            }
             Indices::Range { first, count } => {
                 for column in columns.iter_mut().skip(first).take(count) {
                     activate_column(s, column, live, activation);
