@@ -61,6 +61,14 @@ impl Simd for Pairs {
         both(a, b, |a, b| if a < b { a } else { b })
     }
     #[inline(always)]
+    fn abs(self, a: [f32; 2]) -> [f32; 2] {
+        a.map(f32::abs)
+    }
+    #[inline(always)]
+    fn positive(self, a: [f32; 2]) -> [f32; 2] {
+        a.map(|a| if 0.0 > a { 0.0 } else { a })
+    }
+    #[inline(always)]
     fn exp2(self, n: [f32; 2]) -> [f32; 2] {
         n.map(|n| f32::from_bits(((n as i32 + 127) as u32) << 23))
     }

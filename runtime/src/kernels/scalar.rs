@@ -138,15 +138,9 @@ impl Backend for Scalar {
     }
 
     fn norm(&self, x: &mut [Column], add: &[Column], norm: &Norm<'_>, live: usize) {
-        let count = x.len() as f32;
         for t in 0..live.min(TILE_TOKENS) {
             x.iter_mut().zip(add).for_each(|(x, a)| x[t] += a[t]);
-            let mean = sum(x.iter().map(|c| c[t])) / count;
-            let variance = sum(x.iter().map(|c| (c[t] - mean) * (c[t] - mean))) / count;
-            let inverse = 1.0 / math::sqrt(variance + norm.epsilon);
-            for ((c, g), b) in x.iter_mut().zip(norm.gamma).zip(norm.beta) {
-                c[t] = ((c[t] - mean) * inverse) * g + b;
-            }
+            norm_token(x, t, norm);
         }
     }
 
@@ -245,6 +239,18 @@ impl Backend for Scalar {
                 c[t] = s;
             }
         }
+    }
+}
+
+/// LayerNorm of token `t`, modulo 16.
+pub(super) fn norm_token(x: &mut [Column], t: usize, norm: &Norm<'_>) {
+    let t = t % TILE_TOKENS;
+    let count = x.len() as f32;
+    let mean = sum(x.iter().map(|c| c[t])) / count;
+    let variance = sum(x.iter().map(|c| (c[t] - mean) * (c[t] - mean))) / count;
+    let inverse = 1.0 / math::sqrt(variance + norm.epsilon);
+    for ((c, g), b) in x.iter_mut().zip(norm.gamma).zip(norm.beta) {
+        c[t] = ((c[t] - mean) * inverse) * g + b;
     }
 }
 

@@ -76,6 +76,14 @@ impl Simd for Wide {
         a.simd_lt(b).select(a, b)
     }
     #[inline(always)]
+    fn abs(self, a: f32x8) -> f32x8 {
+        a.abs()
+    }
+    #[inline(always)]
+    fn positive(self, a: f32x8) -> f32x8 {
+        f32x8::ZERO.simd_gt(a).select(f32x8::ZERO, a)
+    }
+    #[inline(always)]
     fn exp2(self, n: f32x8) -> f32x8 {
         let bits: i32x8 = self.to_int(n) + i32x8::splat(127);
         must_cast(bits << 23)

@@ -3,10 +3,10 @@
 use core::arch::aarch64::*;
 use core::arch::asm;
 
-use crate::kernels::Column;
 use crate::kernels::generic::{Dot, Inputs, Isa, Operation, Simd, Sink, Steps, Weights};
+use crate::kernels::{Column, Pack};
 
-use super::vectors::{Products, accumulate, op, quantized, token};
+use super::vectors::{Products, accumulate, op, pack_list, quantized, token};
 
 token! {
     /// Proof that the processor has NEON and the int8 matrix instructions.
@@ -22,6 +22,11 @@ impl Dot for NeonI8mm {
     #[inline(always)]
     fn pack(self, inputs: &Inputs<'_>, part: usize, tile: &mut [u8]) {
         self.pack_words(quantized(inputs, part), part, tile);
+    }
+
+    #[inline(always)]
+    fn pack_list(self, job: &Pack<'_>, list: &[u16], panel: &mut [u8]) {
+        pack_list(self, job, list, panel);
     }
 
     #[inline(always)]

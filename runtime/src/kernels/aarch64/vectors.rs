@@ -3,8 +3,8 @@
 use core::arch::aarch64::*;
 
 use crate::format::{TILE_DEPTH, TILE_I4, TILE_ROWS};
-use crate::kernels::Column;
 use crate::kernels::generic::{Acc, Dot, Inputs, Sink, Steps, TILE, Weights};
+use crate::kernels::{Column, Pack};
 use crate::math;
 
 /// Intrinsics that work on registers.
@@ -78,9 +78,22 @@ macro_rules! token {
                 op!(vminnmq_f32(a, b))
             }
             #[inline(always)]
+            fn abs(self, a: float32x4_t) -> float32x4_t {
+                op!(vabsq_f32(a))
+            }
+            // FMAX gives NaN where there is one.
+            #[inline(always)]
+            fn positive(self, a: float32x4_t) -> float32x4_t {
+                op!(vmaxq_f32(a, vdupq_n_f32(0.0)))
+            }
+            #[inline(always)]
             fn exp2(self, n: float32x4_t) -> float32x4_t {
                 let biased = op!(vaddq_s32(self.to_int(n), vdupq_n_s32(127)));
                 op!(vreinterpretq_f32_s32(vshlq_n_s32::<23>(biased)))
+            }
+            #[inline(always)]
+            fn round_even(self, v: float32x4_t) -> float32x4_t {
+                op!(vrndnq_f32(v))
             }
             #[inline(always)]
             fn to_int(self, v: float32x4_t) -> int32x4_t {
@@ -222,6 +235,48 @@ pub(super) fn accumulate<S: Products>(
         // SAFETY: likewise.
         let sums = unsafe { s.sixteen(tiles, w, x) };
         sink.put(Acc { row: 0, tile: 0, part: 0, sums });
+    }
+}
+
+/// [`Dot::pack_list`], with one look at the bounds for sixteen inputs.
+#[inline(always)]
+pub(super) fn pack_list<S: Dot>(s: S, job: &Pack<'_>, list: &[u16], panel: &mut [u8]) {
+    let mut tiles = panel.chunks_exact_mut(TILE_DEPTH / 4 * S::STEP);
+    let (runs, rest) = list.as_chunks::<TILE_DEPTH>();
+    for (inputs, tile) in runs.iter().zip(&mut tiles) {
+        pack_inputs(s, job, inputs, TILE_DEPTH, tile);
+    }
+    // The weights of the padding are zero: any value will do.
+    if let (Some(first), Some(tile)) = (rest.first(), tiles.next()) {
+        let mut inputs = [*first; TILE_DEPTH];
+        inputs.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+        pack_inputs(s, job, &inputs, rest.len(), tile);
+    }
+}
+
+/// Quantizes sixteen inputs, of which the first `count` matter.
+#[inline(always)]
+fn pack_inputs<S: Dot>(
+    s: S,
+    job: &Pack<'_>,
+    list: &[u16; TILE_DEPTH],
+    count: usize,
+    tile: &mut [u8],
+) {
+    // SAFETY: twice eight integers.
+    let (a, b) = unsafe { (vld1q_u16(list.as_ptr()), vld1q_u16(list.as_ptr().add(8))) };
+    let highest = usize::from(op!(vmaxvq_u16(vmaxq_u16(a, b))));
+    let (Some(any), true) = (job.x.get(highest), highest < job.equalize.len()) else { return };
+    let mut columns = [any; TILE_DEPTH];
+    let mut factors = [0.0; TILE_DEPTH];
+    for ((column, factor), i) in columns.iter_mut().zip(&mut factors).zip(list) {
+        let i = usize::from(*i);
+        // SAFETY: neither is shorter than the highest of the list says.
+        (*column, *factor) = unsafe { (job.x.get_unchecked(i), *job.equalize.get_unchecked(i)) };
+    }
+    let inputs = Inputs::new(columns, factors, count, job.scales);
+    for part in 0..job.live.div_ceil(4).min(4) {
+        s.pack(&inputs, part, tile);
     }
 }
 

@@ -12,6 +12,7 @@ use crate::kernels::{
     Panels, Quantized, Scores, Span, TILE_TOKENS, TileScales,
 };
 
+use super::quantize::STEP;
 use crate::kernels::pairs::Pairs;
 use kernel::{KERNELS, Row};
 
@@ -22,7 +23,7 @@ const TOGETHER: usize = 6;
 const TOKEN_BYTES: usize = PANEL_BYTES / TILE_TOKENS;
 
 /// Bytes of four inputs of one token.
-const STEP_BYTES: usize = 4 * TOKEN_BYTES;
+const STEP_BYTES: usize = STEP * TOKEN_BYTES;
 
 /// The backend.
 #[derive(Debug, Clone, Copy)]
@@ -77,6 +78,9 @@ impl Backend for Dsp {
         {
             return;
         }
+        // Whole blocks, at least one, and the steps after them.
+        let whole = (group.depth / TILE_DEPTH * TILE_DEPTH).max(TILE_DEPTH);
+        let tail = group.depth.saturating_sub(whole).div_ceil(STEP);
         let values = group.bias.iter().zip(group.scale).zip(group.sum);
         for ((r, output), ((bias, scale), sum)) in group.outputs.iter().enumerate().zip(values) {
             if output >= out.features {
@@ -85,11 +89,12 @@ impl Backend for Dsp {
             let at = r / TILE_ROWS * TILE_ROWS * depth + r % TILE_ROWS * TILE_DEPTH;
             let weights = group.block.as_ptr().wrapping_add(at);
             let row = Row {
-                end: weights.wrapping_add(TILE_ROWS * depth),
+                end: weights.wrapping_add(TILE_ROWS * whole),
                 minus_sum: sum.wrapping_neg(),
                 weights,
                 scale: *scale,
                 bias: *bias,
+                tail,
             };
             let tiles = panels.bytes.chunks_exact(stride.max(1)).zip(scales);
             let tiles = tiles.zip(out.columns.chunks_exact_mut(out.features.max(1))).enumerate();

@@ -1,7 +1,9 @@
 //! Helium: sixteen products of bytes per instruction.
 
 mod gelu;
+mod heads;
 mod kernel;
+mod norm;
 mod quantize;
 mod unpack;
 
@@ -18,7 +20,6 @@ use super::quantize::{STEP, quantized, steps};
 use crate::kernels::pairs::Pairs;
 use gelu::gelu_near;
 use kernel::{Job, has_floats, multiply};
-use quantize::Step;
 
 /// Tokens that the kernel takes at once.
 const TOGETHER: usize = 2;
@@ -43,14 +44,13 @@ impl Backend for Helium {
 
     /// The panel is `[8 pairs of tokens][capacity / 16][2][16]`, int8.
     fn pack(&self, job: &Pack<'_>, capacity: usize, panel: &mut [u8]) {
-        let mut step = has_floats().then(|| Step::new(job.live, capacity));
+        if has_floats() && quantize::pack(job, capacity, panel) {
+            return;
+        }
         steps(job, |i, columns, factors| {
             let at = job.at + i * STEP;
             let at = at / TILE_DEPTH * TOGETHER * TILE_DEPTH + at % TILE_DEPTH;
-            let vectors = step.as_mut();
-            if !vectors.is_some_and(|s| s.pack(job, capacity, (columns, factors), panel, at)) {
-                pack_step(job, capacity, (columns, factors), panel, at);
-            }
+            pack_step(job, capacity, (columns, factors), panel, at);
         });
     }
 
@@ -137,23 +137,18 @@ impl Backend for Helium {
         let tiles = out.columns.chunks_exact_mut(out.features.max(1)).zip(scales).take(tiles);
         for (tile, (columns, scales)) in tiles.enumerate() {
             let live = live(out.tokens, tile);
+            if floats {
+                activate_rows(columns, group, live);
+                continue;
+            }
             let values = group.bias.iter().zip(group.scale).zip(group.sum);
             for (output, ((bias, scale), sum)) in group.outputs.iter().zip(values) {
                 let Some(column) = columns.get_mut(output) else { return };
-                if floats
-                    && group.activation == Some(Activation::GeluNear)
-                    && gelu_near(column, live)
-                {
-                    continue;
-                }
                 let lanes = column.iter_mut().zip(&scales.zero).zip(&scales.scale);
                 for ((y, zero), of_token) in lanes.take(live) {
-                    if !floats {
-                        let products = y.to_bits() as i32;
-                        let exact = products.wrapping_sub(zero.wrapping_mul(*sum));
-                        *y = exact as f32 * (of_token * scale) + bias;
-                    }
-                    *y = activate(*y, group.activation);
+                    let products = y.to_bits() as i32;
+                    let exact = products.wrapping_sub(zero.wrapping_mul(*sum));
+                    *y = activate(exact as f32 * (of_token * scale) + bias, group.activation);
                 }
             }
         }
@@ -171,24 +166,61 @@ impl Backend for Helium {
     }
 
     fn norm(&self, x: &mut [Column], add: &[Column], norm: &Norm<'_>, live: usize) {
-        float::norm(Pairs, x, add, norm, live);
+        if !has_floats() || !norm::norm(x, add, norm, live) {
+            float::norm(Pairs, x, add, norm, live);
+        }
     }
 
     fn keys(&self, span: &Span<'_>, out: &mut Quantized<'_>) {
-        attention8::keys(Pairs, span, out);
+        if !has_floats() || !heads::keys(span, out) {
+            attention8::keys(Pairs, span, out);
+        }
     }
 
     fn values(&self, span: &Span<'_>, out: &mut Quantized<'_>) {
-        attention8::values(Pairs, span, true, out);
+        if !has_floats() || !heads::values(span, out) {
+            attention8::values(Pairs, span, true, out);
+        }
     }
 
     fn softmax(&self, scores: &Scores<'_>, capacity: usize, panel: &mut [u8]) -> TileScales {
-        attention8::softmax(Pairs, scores, &mut Place { panel, capacity })
+        let scales = has_floats().then(|| heads::softmax(scores, capacity, panel)).flatten();
+        scales.unwrap_or_else(|| attention8::softmax(Pairs, scores, &mut Place { panel, capacity }))
     }
 
     fn attend(&self, job: &Attend<'_>, scores: &mut [Column], context: &mut [Column]) {
         attention::attend(Pairs, job, scores, context);
     }
+}
+
+/// Applies the group's activation to its outputs of a tile.
+fn activate_rows(columns: &mut [Column], group: &GroupI8<'_>, live: usize) {
+    match group.outputs {
+        Indices::Range { first, count } => {
+            for column in columns.iter_mut().skip(first).take(count) {
+                activate_column(column, group.activation, live);
+            }
+        }
+        Indices::List(list) => {
+            for output in list {
+                let Some(column) = columns.get_mut(usize::from(*output)) else { return };
+                activate_column(column, group.activation, live);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn activate_column(column: &mut Column, activation: Option<Activation>, live: usize) {
+    if activation != Some(Activation::GeluNear) || !gelu_near(column, live) {
+        activate_slowly(column, activation, live);
+    }
+}
+
+/// By itself, so that its constants are not loaded for nothing.
+#[inline(never)]
+fn activate_slowly(column: &mut Column, activation: Option<Activation>, live: usize) {
+    column.iter_mut().take(live).for_each(|y| *y = activate(*y, activation));
 }
 
 /// A tile's panel, for a softmax.

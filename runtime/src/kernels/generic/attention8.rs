@@ -116,11 +116,9 @@ fn symmetric_scales<S: Simd>(s: S, most: &Column, scale: &mut Column, inverse: &
 /// The largest magnitude of each token.
 #[inline(always)]
 fn magnitude<S: Simd>(s: S, columns: &[Column], part: usize) -> S::F {
-    let zero = s.splat(0.0);
-    let mut most = zero;
+    let mut most = s.splat(0.0);
     for column in columns {
-        let v = s.load(column, part);
-        most = s.max(s.max(v, s.sub(zero, v)), most);
+        most = s.max(s.abs(s.load(column, part)), most);
     }
     most
 }

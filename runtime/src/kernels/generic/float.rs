@@ -114,11 +114,7 @@ pub(in crate::kernels) fn norm<S: Simd>(
     let gamma = norm.gamma.get(..x.len()).unwrap_or(norm.gamma);
     let beta = norm.beta.get(..x.len()).unwrap_or(norm.beta);
     for part in 0..parts::<S>(live) {
-        for (x, a) in x.iter_mut().zip(add) {
-            let v = s.add(s.load(x, part), s.load(a, part));
-            s.store(x, part, v);
-        }
-        let mean = s.div(sum(s, x, part, Identity), count);
+        let mean = s.div(add_and_sum(s, x, add, part), count);
         let variance = s.div(sum(s, x, part, SquaredFrom(mean)), count);
         let deviation = s.sqrt(s.add(variance, s.splat(norm.epsilon)));
         let inverse = s.div(s.splat(1.0), deviation);
@@ -139,6 +135,30 @@ pub(in crate::kernels) fn norm<S: Simd>(
             s.store(x, part, s.add(s.mul(v, s.splat(*g)), s.splat(*b)));
         }
     }
+}
+
+/// `x += add`, and the sum of that as in [`sum`].
+#[inline(always)]
+fn add_and_sum<S: Simd>(s: S, x: &mut [Column], add: &[Column], part: usize) -> S::F {
+    if add.len() != x.len() {
+        return sum(s, x, part, Identity);
+    }
+    let mut total = [s.splat(0.0); LANES];
+    let (runs, rest) = x.as_chunks_mut::<LANES>();
+    let (adds, add_rest) = add.as_chunks::<LANES>();
+    for (run, adds) in runs.iter_mut().zip(adds) {
+        for ((t, x), a) in total.iter_mut().zip(run).zip(adds) {
+            let v = s.add(s.load(x, part), s.load(a, part));
+            s.store(x, part, v);
+            *t = s.add(*t, v);
+        }
+    }
+    for ((t, x), a) in total.iter_mut().zip(rest).zip(add_rest) {
+        let v = s.add(s.load(x, part), s.load(a, part));
+        s.store(x, part, v);
+        *t = s.add(*t, v);
+    }
+    folded(s, total)
 }
 
 /// A function under a sum; a trait for the reason of [`super::Sink`].
@@ -181,6 +201,12 @@ pub(super) fn sum<S: Simd>(s: S, x: &[Column], part: usize, f: impl Map<S>) -> S
     for (t, v) in total.iter_mut().zip(rest) {
         *t = s.add(*t, f.of(s, s.load(v, part)));
     }
+    folded(s, total)
+}
+
+/// The sum of sixteen lanes.
+#[inline(always)]
+fn folded<S: Simd>(s: S, mut total: [S::F; LANES]) -> S::F {
     for half in [8, 4, 2, 1] {
         if let Some((low, high)) = total.split_at_mut_checked(half) {
             low.iter_mut().zip(high).for_each(|(low, high)| *low = s.add(*low, *high));
@@ -313,14 +339,15 @@ fn gelu<S: Simd, const N: usize>(s: S, mut x: [S::F; N]) -> [S::F; N] {
 fn gelu_near<S: Simd, const N: usize>(s: S, mut x: [S::F; N]) -> [S::F; N] {
     use gelu_near_constants::*;
     let mut u = x;
-    let mut u2 = x;
-    for (u, u2) in u.iter_mut().zip(&mut u2) {
-        *u = s.min(s.max(*u, s.splat(-LIMIT)), s.splat(LIMIT));
-        *u2 = s.mul(*u, *u);
+    for u in &mut u {
+        *u = s.min(s.abs(*u), s.splat(LIMIT));
     }
-    let p = horner(s, u2, &POLY);
+    let p = horner(s, u, &POLY);
     for ((x, u), p) in x.iter_mut().zip(u).zip(p) {
-        *x = s.mul(*x, s.add(s.mul(u, p), s.splat(0.5)));
+        let p = s.mul(p, p);
+        let p = s.mul(p, p);
+        let p = s.mul(p, p);
+        *x = s.sub(s.positive(*x), s.mul(u, p));
     }
     x
 }

@@ -2,14 +2,12 @@
 
 use crate::format::{TILE_DEPTH, TILE_ROWS, round_up};
 use crate::kernels::scalar::live;
-use crate::kernels::{
-    Activation, Column, GroupFloat, GroupI8, Output, Pack, Panels, TILE_TOKENS, TileScales,
-};
+use crate::kernels::{Column, GroupFloat, GroupI8, Output, Pack, Panels, TILE_TOKENS, TileScales};
 use crate::view::Indices;
 
-use super::float::{self, activate_column};
+use super::rescale::{Finish, PADDING, places};
 use super::simd::FloatWeight;
-use super::{Acc, Dot, Simd, Sink, Steps, Weights, parts};
+use super::{Dot, ROWS, Simd, Steps, Weights, float, parts};
 
 /// Inputs that a dot-product instruction adds up.
 const STEP: usize = 4;
@@ -18,10 +16,10 @@ const STEP: usize = 4;
 #[inline(always)]
 pub(super) fn pack<S: Dot>(s: S, job: &Pack<'_>, panel: &mut [u8]) {
     let panel = panel.get_mut(job.at / STEP * S::STEP..).unwrap_or_default();
-    let mut tiles = panel.chunks_exact_mut(TILE_DEPTH / STEP * S::STEP);
     let Some(any) = job.x.first() else { return };
     match job.inputs {
         Indices::Range { first, count } => {
+            let mut tiles = panel.chunks_exact_mut(TILE_DEPTH / STEP * S::STEP);
             let end = first.saturating_add(count);
             let (x, e) = (job.x.get(first..end), job.equalize.get(first..end));
             let (Some(x), Some(e)) = (x, e) else { return };
@@ -39,19 +37,25 @@ pub(super) fn pack<S: Dot>(s: S, job: &Pack<'_>, panel: &mut [u8]) {
                 pack_tile(s, job, Inputs::new(columns, factors, x_rest.len(), job.scales), tile);
             }
         }
-        Indices::List(list) => {
-            let Some(all) = job.equalize.get(..job.x.len()) else { return };
-            for (inputs, tile) in list.chunks(TILE_DEPTH).zip(tiles) {
-                let mut columns = [any; TILE_DEPTH];
-                let mut factors = [0.0; TILE_DEPTH];
-                for ((c, f), i) in columns.iter_mut().zip(&mut factors).zip(inputs) {
-                    let i = usize::from(*i);
-                    let (Some(x), Some(e)) = (job.x.get(i), all.get(i)) else { return };
-                    (*c, *f) = (x, *e);
-                }
-                pack_tile(s, job, Inputs::new(columns, factors, inputs.len(), job.scales), tile);
-            }
+        Indices::List(list) => s.pack_list(job, list, panel),
+    }
+}
+
+/// See [`Dot::pack_list`].
+#[inline(always)]
+pub(super) fn pack_list<S: Dot>(s: S, job: &Pack<'_>, list: &[u16], panel: &mut [u8]) {
+    let tiles = panel.chunks_exact_mut(TILE_DEPTH / STEP * S::STEP);
+    let (Some(any), Some(all)) = (job.x.first(), job.equalize.get(..job.x.len())) else { return };
+    for (inputs, tile) in list.chunks(TILE_DEPTH).zip(tiles) {
+        // The weights of the padding are zero: any value will do.
+        let mut columns = [any; TILE_DEPTH];
+        let mut factors = [0.0; TILE_DEPTH];
+        for ((c, f), i) in columns.iter_mut().zip(&mut factors).zip(inputs) {
+            let i = usize::from(*i);
+            let (Some(x), Some(e)) = (job.x.get(i), all.get(i)) else { return };
+            (*c, *f) = (x, *e);
         }
+        pack_tile(s, job, Inputs::new(columns, factors, inputs.len(), job.scales), tile);
     }
 }
 
@@ -77,7 +81,7 @@ pub struct Inputs<'a> {
 
 impl<'a> Inputs<'a> {
     #[inline(always)]
-    fn new(
+    pub(in crate::kernels) fn new(
         columns: [&'a Column; TILE_DEPTH],
         factors: [f32; TILE_DEPTH],
         count: usize,
@@ -103,41 +107,8 @@ impl<'a> Inputs<'a> {
     }
 }
 
-/// Applies the activation to some outputs of all tiles.
-#[inline(always)]
-pub(super) fn activate<S: Simd>(
-    s: S,
-    outputs: Indices<'_>,
-    activation: Activation,
-    out: &mut Output<'_>,
-) {
-    // Each by itself, so that only its own constants ask for registers.
-    match activation {
-        Activation::Gelu => activate_rows(s, outputs, Activation::Gelu, out),
-        Activation::GeluNear => activate_rows(s, outputs, Activation::GeluNear, out),
-        Activation::GeluTanh => activate_rows(s, outputs, Activation::GeluTanh, out),
-        Activation::Relu => activate_rows(s, outputs, Activation::Relu, out),
-    }
-}
-
-#[inline(always)]
-fn activate_rows<S: Simd>(
-    s: S,
-    outputs: Indices<'_>,
-    activation: Activation,
-    out: &mut Output<'_>,
-) {
-    let (features, tokens) = (out.features.max(1), out.tokens);
-    for (tile, columns) in out.columns.chunks_exact_mut(features).enumerate() {
-        let live = live(tokens, tile);
-        for output in outputs.iter() {
-            let Some(column) = columns.get_mut(output) else { return };
-            activate_column(s, column, live, activation);
-        }
-    }
-}
-
-/// See [`crate::kernels::Backend::matmul_i8`]; rows `start..start + count`, without the activation.
+/// See [`crate::kernels::Backend::matmul_i8`]; up to [`super::ROWS`] rows from `start` on, without
+/// the activation.
 #[inline(always)]
 pub(super) fn int8<S: Dot>(
     s: S,
@@ -161,7 +132,8 @@ pub(super) fn int8<S: Dot>(
     ) else {
         return;
     };
-    let outputs = group.outputs.part(start, count);
+    let mut all_places = [PADDING; ROWS];
+    places(group.outputs.part(start, count), &mut all_places);
     for tile in (0..tiles).step_by(tile_step) {
         let together = tile_step.min(tiles - tile);
         let live = live(out.tokens, tile + together - 1);
@@ -174,67 +146,14 @@ pub(super) fn int8<S: Dot>(
             return;
         };
         let panels = Steps { bytes, stride, tiles: together };
-        let blocks = block.chunks(row_step / TILE_ROWS * quad_bytes);
+        let blocks =
+            block.chunks(row_step / TILE_ROWS * quad_bytes).zip(all_places.chunks(row_step));
         let numbers = bias.chunks(row_step).zip(scale.chunks(row_step)).zip(sum.chunks(row_step));
-        for (i, (block, ((bias, scale), sum))) in blocks.zip(numbers).enumerate() {
+        for ((block, places), ((bias, scale), sum)) in blocks.zip(numbers) {
             let weights = Weights { block, rows: bias.len(), depth: group.depth };
-            let outputs = outputs.part(i * row_step, row_step.min(count - i * row_step));
             let columns = &mut *columns;
-            let mut finish = Finish { s, outputs, bias, scale, sum, scales, columns, features };
+            let mut finish = Finish { s, places, bias, scale, sum, scales, columns, features };
             s.accumulate(&weights, &panels, live, &mut finish);
-        }
-    }
-}
-
-/// Takes the zero point out of the sums of some rows, rescales them and writes their columns.
-struct Finish<'a, S> {
-    s: S,
-    /// Of the rows that are outputs; those after are padding.
-    outputs: Indices<'a>,
-    bias: &'a [f32],
-    scale: &'a [f32],
-    sum: &'a [i32],
-    scales: &'a [TileScales],
-    columns: &'a mut [Column],
-    features: usize,
-}
-
-impl<S: Dot> Finish<'_, S> {
-    /// Where row `row` of tile `tile` goes; beyond all columns if it is padding.
-    #[inline(always)]
-    fn place(&self, row: usize, tile: usize) -> usize {
-        self.outputs.get(row).map_or(usize::MAX, |output| tile * self.features + output)
-    }
-}
-
-impl<S: Dot> Sink<S::I> for Finish<'_, S> {
-    #[inline(always)]
-    fn put<const R: usize, const N: usize>(&mut self, acc: Acc<S::I, R, N>) {
-        let s = self.s;
-        let Acc { row, tile, part, sums } = acc;
-        let (Some(scales), Some(bias), Some(scale), Some(sum)) = (
-            self.scales.get(tile),
-            self.bias.get(row..).and_then(<[_]>::first_chunk::<R>),
-            self.scale.get(row..).and_then(<[_]>::first_chunk::<R>),
-            self.sum.get(row..).and_then(<[_]>::first_chunk::<R>),
-        ) else {
-            return;
-        };
-        let mut zeros = [s.splat_int(0); N];
-        let mut steps = [s.splat(0.0); N];
-        for (i, (zero, step)) in zeros.iter_mut().zip(&mut steps).enumerate() {
-            *zero = s.sub_int(s.load_int(&scales.zero, part + i), s.splat_int(-S::OFFSET));
-            *step = s.load(&scales.scale, part + i);
-        }
-        for (r, sums) in sums.into_iter().enumerate() {
-            let (bias, scale, sum) = (s.splat(bias[r]), s.splat(scale[r]), s.splat_int(sum[r]));
-            let place = self.place(row + r, tile);
-            let Some(column) = self.columns.get_mut(place) else { return };
-            for (i, ((sums, zero), step)) in sums.into_iter().zip(zeros).zip(steps).enumerate() {
-                let exact = s.to_float(s.sub_int(sums, s.mul_int(zero, sum)));
-                let y = s.add(s.mul(exact, s.mul(step, scale)), bias);
-                s.store(column, part + i, y);
-            }
         }
     }
 }

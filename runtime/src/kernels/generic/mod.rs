@@ -4,6 +4,7 @@ pub(in crate::kernels) mod attention;
 pub(in crate::kernels) mod attention8;
 pub(in crate::kernels) mod float;
 pub(in crate::kernels) mod matmul;
+mod rescale;
 mod simd;
 mod unpack;
 
@@ -21,7 +22,7 @@ use super::{
 
 /// Rows of a group that are multiplied before the activation is applied to them: so few that their
 /// columns are still near.
-const ROWS: usize = 48;
+pub(in crate::kernels) const ROWS: usize = 96;
 
 /// A backend made of an instruction set's vectors.
 #[derive(Debug, Clone, Copy)]
@@ -89,7 +90,7 @@ impl<S: Isa> Backend for Vectorized<S> {
             // An own operation, so that its many constants find registers.
             if let Some(activation) = group.activation {
                 let outputs = group.outputs.part(first, count);
-                operation!(self.isa, |simd| matmul::activate(simd, outputs, activation, out),
+                operation!(self.isa, |simd| rescale::activate(simd, outputs, activation, out),
                     outputs: Indices<'a>, activation: Activation, out: &'a mut Output<'b>; ());
             }
         }

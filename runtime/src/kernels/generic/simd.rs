@@ -3,11 +3,11 @@
 use half::f16;
 
 use crate::format::{TILE_I4, TILE_ROWS};
-use crate::kernels::Column;
+use crate::kernels::{Column, Pack};
 use crate::math;
 
 use super::attention8;
-use super::matmul::Inputs;
+use super::matmul::{self, Inputs};
 use super::unpack::{self, TILE};
 
 /// Vectors of tokens: f32 and i32, [`Simd::LANES`] of each.
@@ -45,6 +45,10 @@ pub trait Simd: Copy + Sync {
     fn max(self, a: Self::F, b: Self::F) -> Self::F;
     /// a if a < b, else b; but where both are zeros, −0 is right too. As for `max`.
     fn min(self, a: Self::F, b: Self::F) -> Self::F;
+    /// |a|.
+    fn abs(self, a: Self::F) -> Self::F;
+    /// 0 if 0 > a, else a, which may be NaN; of a zero the sign may be lost.
+    fn positive(self, a: Self::F) -> Self::F;
     /// 2ⁿ for a whole n in −126..=127.
     fn exp2(self, n: Self::F) -> Self::F;
     /// v × 2ⁿ for a whole n in −126..=127, when v and the product are normal or 0.
@@ -136,6 +140,13 @@ pub trait Dot: Simd {
     /// Quantizes vector `part` of some inputs into their four steps of a panel.
     fn pack(self, inputs: &Inputs<'_>, part: usize, tile: &mut [u8]);
 
+    /// Quantizes the inputs of `list` for the vectors that hold tokens, from the start of `panel`
+    /// on; `job.inputs` and `job.at` are not looked at.
+    #[inline(always)]
+    fn pack_list(self, job: &Pack<'_>, list: &[u16], panel: &mut [u8]) {
+        matmul::pack_list(self, job, list, panel);
+    }
+
     /// Writes vector `part` of four steps of a panel, the four inputs of each interleaved.
     fn pack_words(self, words: [Self::I; 4], part: usize, tile: &mut [u8]);
 
@@ -156,20 +167,20 @@ pub trait Dot: Simd {
 /// the instructions of [`Isa::run`].
 pub trait Sink<I> {
     /// Takes some sums; always inlined.
-    fn put<const R: usize, const N: usize>(&mut self, acc: Acc<I, R, N>);
+    fn put<const N: usize>(&mut self, acc: Acc<I, N>);
 }
 
-/// Sums of `R` rows with the tokens of `N` vectors.
+/// Sums of four rows with the tokens of `N` vectors.
 #[derive(Debug, Clone, Copy)]
-pub struct Acc<I, const R: usize, const N: usize> {
+pub struct Acc<I, const N: usize> {
     /// First row, below [`Weights::rows`].
     pub row: usize,
     /// Tile.
     pub tile: usize,
     /// First vector of the tile.
     pub part: usize,
-    /// The sums.
-    pub sums: [[I; N]; R],
+    /// The sums; after the tile's last vector comes the next tile's first.
+    pub sums: [[I; N]; TILE_ROWS],
 }
 
 /// The panels of some tiles.

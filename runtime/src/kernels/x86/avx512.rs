@@ -2,8 +2,9 @@
 
 use core::arch::x86_64::*;
 
-use crate::kernels::Column;
-use crate::kernels::generic::{Acc, Dot, Inputs, Isa, Operation, Simd, Sink, Steps, Weights};
+use crate::format::TILE_ROWS;
+use crate::kernels::generic::{Acc, Dot, Inputs, Isa, Operation, ROWS, Simd, Sink, Steps, Weights};
+use crate::kernels::{Column, Pack, TileScales};
 
 use super::unpack::unpack_run;
 
@@ -73,6 +74,14 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn min(self, a: __m512, b: __m512) -> __m512 {
         op!(_mm512_min_ps(a, b))
+    }
+    #[inline(always)]
+    fn abs(self, a: __m512) -> __m512 {
+        op!(_mm512_abs_ps(a))
+    }
+    #[inline(always)]
+    fn positive(self, a: __m512) -> __m512 {
+        op!(_mm512_max_ps(_mm512_setzero_ps(), a))
     }
     #[inline(always)]
     fn exp2(self, n: __m512) -> __m512 {
@@ -206,30 +215,34 @@ impl Dot for Avx512 {
     /// Sixteen tokens by four unsigned bytes: q + 128.
     const STEP: usize = 64;
     const OFFSET: i32 = 128;
-    /// Sixteen sums hide the latency of two dot products a cycle; of two tiles 24, since a weight is
-    /// then loaded once for both.
-    const SHAPES: [(usize, usize); 2] = [(16, 1), (12, 2)];
+    /// All of a run of rows, which [`quads_at_once`] divides.
+    const SHAPES: [(usize, usize); 2] = [(ROWS, 1), (ROWS, 2)];
 
     #[inline(always)]
-    fn pack(self, inputs: &Inputs<'_>, part: usize, tile: &mut [u8]) {
-        let inverse = self.load(&inputs.scales.inverse, part);
-        let zero = self.add_int(self.load_int(&inputs.scales.zero, part), self.splat_int(128));
-        let zero = op!(_mm512_packs_epi32(zero, zero));
+    fn pack(self, inputs: &Inputs<'_>, _part: usize, tile: &mut [u8]) {
+        let quantizer = Quantizer::new(self, inputs.scales);
         let columns = inputs.columns.as_chunks::<4>().0.iter();
         let factors = inputs.factors.as_chunks::<4>().0;
         let places = tile.as_chunks_mut::<64>().0.iter_mut();
         for ((columns, factors), place) in columns.zip(factors).zip(places).take(inputs.steps) {
-            let mut q = [self.splat_int(0); 4];
-            for (q, (column, factor)) in q.iter_mut().zip(columns.iter().zip(factors)) {
-                let v = self.mul(self.load(column, part), self.splat(*factor));
-                // Rounds to even.
-                *q = self.to_int(self.mul(v, inverse));
-            }
-            // The last narrowing clamps, too.
-            let [ab, cd] = narrowed(q, zero);
-            let bytes = as_words(op!(_mm512_packus_epi16(ab, cd)));
-            // SAFETY: 64 bytes, borrowed mutably; the store needs no alignment.
-            unsafe { _mm512_storeu_si512(place.as_mut_ptr().cast(), bytes) }
+            quantizer.step(*columns, factors.each_ref(), place);
+        }
+    }
+
+    // Step by step, so that no list of columns is made.
+    #[inline(always)]
+    fn pack_list(self, job: &Pack<'_>, list: &[u16], panel: &mut [u8]) {
+        let quantizer = Quantizer::new(self, job.scales);
+        let (fours, rest) = list.as_chunks::<4>();
+        let mut places = panel.as_chunks_mut::<64>().0.iter_mut();
+        for (four, place) in fours.iter().zip(&mut places) {
+            quantizer.gather(job, *four, place);
+        }
+        // The weights of the padding are zero: any value will do.
+        if let (Some(first), Some(place)) = (rest.first(), places.next()) {
+            let mut four = [*first; 4];
+            four.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+            quantizer.gather(job, four, place);
         }
     }
 
@@ -251,16 +264,86 @@ impl Dot for Avx512 {
         if !weights.fits(panels, Self::STEP) {
             return;
         }
-        match (weights.rows, panels.tiles) {
-            (16, 1) => dot::<4, 1>(weights, panels, sink),
-            (12, 1) => dot::<3, 1>(weights, panels, sink),
-            (8, 1) => dot::<2, 1>(weights, panels, sink),
-            (4, 1) => dot::<1, 1>(weights, panels, sink),
-            (12, 2) => dot::<3, 2>(weights, panels, sink),
-            (8, 2) => dot::<2, 2>(weights, panels, sink),
-            (4, 2) => dot::<1, 2>(weights, panels, sink),
-            _ => {}
+        let quads = weights.rows / TILE_ROWS;
+        let mut quad = 0;
+        while quad < quads {
+            let first = First { quad, weights };
+            let most = if panels.tiles > 1 { 3 } else { 4 };
+            let now = quads_at_once(quads - quad, most);
+            match (now, panels.tiles) {
+                (4, 1) => dot::<4, 1>(&first, panels, sink),
+                (3, 1) => dot::<3, 1>(&first, panels, sink),
+                (2, 1) => dot::<2, 1>(&first, panels, sink),
+                (1, 1) => dot::<1, 1>(&first, panels, sink),
+                (3, 2) => dot::<3, 2>(&first, panels, sink),
+                (2, 2) => dot::<2, 2>(&first, panels, sink),
+                (1, 2) => dot::<1, 2>(&first, panels, sink),
+                _ => return,
+            }
+            quad += now;
         }
+    }
+}
+
+/// How many of `left` times four rows are multiplied together, when `most` can be. Sixteen sums
+/// hide the latency of two dot products a cycle; of two tiles it is 24, since a weight is then
+/// loaded once for both. What is left for the last turns is shared out among them: eight sums hide
+/// little.
+#[inline(always)]
+fn quads_at_once(left: usize, most: usize) -> usize {
+    if left > most && left < 2 * most { left.div_ceil(2) } else { left.min(most) }
+}
+
+/// Rows from four times `quad` on.
+struct First<'a> {
+    quad: usize,
+    weights: &'a Weights<'a>,
+}
+
+/// A tile's scales in registers.
+struct Quantizer {
+    simd: Avx512,
+    inverse: __m512,
+    /// The zero points + 128 in sixteen bits, as [`narrowed`] wants them.
+    zero: __m512i,
+}
+
+impl Quantizer {
+    #[inline(always)]
+    fn new(simd: Avx512, scales: &TileScales) -> Self {
+        let zero = simd.add_int(simd.load_int(&scales.zero, 0), simd.splat_int(128));
+        let zero = op!(_mm512_packs_epi32(zero, zero));
+        Self { simd, inverse: simd.load(&scales.inverse, 0), zero }
+    }
+
+    /// Quantizes the inputs of these numbers.
+    #[inline(always)]
+    fn gather(&self, job: &Pack<'_>, four: [u16; 4], place: &mut [u8; 64]) {
+        let Some(factors) = job.equalize.get(..job.x.len()) else { return };
+        let [a, b, c, d] = four.map(usize::from);
+        let x = (job.x.get(a), job.x.get(b), job.x.get(c), job.x.get(d));
+        let e = (factors.get(a), factors.get(b), factors.get(c), factors.get(d));
+        if let ((Some(a), Some(b), Some(c), Some(d)), (Some(e), Some(f), Some(g), Some(h))) = (x, e)
+        {
+            self.step([a, b, c, d], [e, f, g, h], place);
+        }
+    }
+
+    /// Quantizes four inputs.
+    #[inline(always)]
+    fn step(&self, columns: [&Column; 4], factors: [&f32; 4], place: &mut [u8; 64]) {
+        let simd = self.simd;
+        let mut q = [simd.splat_int(0); 4];
+        for (q, (column, factor)) in q.iter_mut().zip(columns.into_iter().zip(factors)) {
+            let v = simd.mul(simd.load(column, 0), simd.splat(*factor));
+            // Rounds to even.
+            *q = simd.to_int(simd.mul(v, self.inverse));
+        }
+        // The last narrowing clamps, too.
+        let [ab, cd] = narrowed(q, self.zero);
+        let bytes = as_words(op!(_mm512_packus_epi16(ab, cd)));
+        // SAFETY: 64 bytes, borrowed mutably; the store needs no alignment.
+        unsafe { _mm512_storeu_si512(place.as_mut_ptr().cast(), bytes) }
     }
 }
 
@@ -275,50 +358,57 @@ impl Avx512 {
     }
 }
 
-/// Sums of `Q` times four rows with `T` tiles. The caller has checked [`Weights::fits`].
+/// Sums of `Q` times four rows with `T` tiles. The caller has checked [`Weights::fits`], and that
+/// there are so many rows.
 #[inline(always)]
 fn dot<const Q: usize, const T: usize>(
-    weights: &Weights<'_>,
+    first: &First<'_>,
     panels: &Steps<'_>,
     sink: &mut impl Sink<__m512i>,
 ) {
-    let steps = weights.steps();
+    let steps = first.weights.steps();
     let mut sums = [[[op!(_mm512_setzero_si512()); T]; 4]; Q];
     for tile in 0..steps / 4 {
+        // The next turn's weights follow these.
+        for q in 0..Q {
+            let quad = first.quad + Q + q;
+            let at = quad * first.weights.quad_bytes() + tile * 64;
+            let next = first.weights.block.as_ptr().wrapping_add(at);
+            // SAFETY: a prefetch may be of any address.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(next) };
+        }
         for s in 0..4 {
-            step::<Q, T>(weights, panels, tile * 4 + s, &mut sums);
+            step::<Q, T>(first, panels, tile * 4 + s, &mut sums);
         }
     }
     for index in steps / 4 * 4..steps {
-        step::<Q, T>(weights, panels, index, &mut sums);
+        step::<Q, T>(first, panels, index, &mut sums);
     }
     // Written out: an array that is read in a loop would live in memory.
-    put::<Q, T, 0>(&sums, sink);
-    put::<Q, T, 1>(&sums, sink);
-    put::<Q, T, 2>(&sums, sink);
-    put::<Q, T, 3>(&sums, sink);
+    put::<Q, T, 0>(first, &sums, sink);
+    put::<Q, T, 1>(first, &sums, sink);
+    put::<Q, T, 2>(first, &sums, sink);
+    put::<Q, T, 3>(first, &sums, sink);
 }
 
 /// Hands on the sums of four rows, if there are so many.
 #[inline(always)]
 fn put<const Q: usize, const T: usize, const QUAD: usize>(
+    first: &First<'_>,
     sums: &[[[__m512i; T]; 4]; Q],
     sink: &mut impl Sink<__m512i>,
 ) {
     if QUAD < Q {
-        let [a, b, c, d] = &sums[QUAD];
-        sink.put(Acc { row: QUAD * 4, tile: 0, part: 0, sums: [[a[0]], [b[0]], [c[0]], [d[0]]] });
-        if T > 1 {
-            let sums = [[a[1 % T]], [b[1 % T]], [c[1 % T]], [d[1 % T]]];
-            sink.put(Acc { row: QUAD * 4, tile: 1, part: 0, sums });
-        }
+        let [a, b, c, d] = sums[QUAD];
+        let row = (first.quad + QUAD) * TILE_ROWS;
+        sink.put(Acc { row, tile: 0, part: 0, sums: [a, b, c, d] });
     }
 }
 
 /// Adds the products of step `index`.
 #[inline(always)]
 fn step<const Q: usize, const T: usize>(
-    weights: &Weights<'_>,
+    first: &First<'_>,
     panels: &Steps<'_>,
     index: usize,
     sums: &mut [[[__m512i; T]; 4]; Q],
@@ -331,10 +421,12 @@ fn step<const Q: usize, const T: usize>(
     }
     for (q, sums) in sums.iter_mut().enumerate() {
         for (r, sums) in sums.iter_mut().enumerate() {
-            let at = q * weights.quad_bytes() + index / 4 * 64 + r * 16 + index % 4 * 4;
-            // SAFETY: `fits` says that the block has Q quads of `quad_bytes`, which hold this
+            let quad = (first.quad + q) * first.weights.quad_bytes();
+            let at = quad + index / 4 * 64 + r * 16 + index % 4 * 4;
+            // SAFETY: `fits` says that the block has these quads of `quad_bytes`, which hold this
             // step: four bytes of a row's sixteen.
-            let word = unsafe { weights.block.as_ptr().add(at).cast::<i32>().read_unaligned() };
+            let word =
+                unsafe { first.weights.block.as_ptr().add(at).cast::<i32>().read_unaligned() };
             let w = op!(_mm512_set1_epi32(word));
             for (sum, x) in sums.iter_mut().zip(x) {
                 *sum = op!(_mm512_dpbusd_epi32(*sum, x, w));

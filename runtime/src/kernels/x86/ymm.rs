@@ -89,6 +89,14 @@ macro_rules! vectors {
                 op!(_mm256_min_ps(a, b))
             }
             #[inline(always)]
+            fn abs(self, a: __m256) -> __m256 {
+                op!(_mm256_andnot_ps(_mm256_set1_ps(-0.0), a))
+            }
+            #[inline(always)]
+            fn positive(self, a: __m256) -> __m256 {
+                op!(_mm256_max_ps(_mm256_setzero_ps(), a))
+            }
+            #[inline(always)]
             fn exp2(self, n: __m256) -> __m256 {
                 let biased = op!(_mm256_add_epi32(self.to_int(n), self.splat_int(127)));
                 op!(_mm256_castsi256_ps(_mm256_slli_epi32(biased, 23)))

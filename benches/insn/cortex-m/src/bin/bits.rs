@@ -20,7 +20,7 @@ use grouse_runtime::format::{
 use grouse_runtime::kernels::scalar::Scalar;
 use grouse_runtime::kernels::{
     Activation, Attend, Backend, Column, FloatBlock, GroupFloat, GroupI8, Norm, Output, Pack,
-    Panels, TILE_TOKENS, TileScales, available,
+    Panels, Quantized, Scores, Span, TILE_TOKENS, TileScales, available,
 };
 use grouse_runtime::view::Indices;
 
@@ -47,13 +47,14 @@ fn main() -> ! {
     let Some(mut out) = output() else { fail(&"there is no output") };
     let mut equal = 0;
     for seed in 0..JOBS {
-        let jobs: [(&str, Job); 6] = [
+        let jobs: [(&str, Job); 7] = [
             ("int8", int8),
             ("int4", int4),
             ("float", float),
             ("norm", norm),
             ("attend", attend),
             ("scales", scales),
+            ("heads", heads),
         ];
         for (name, job) in jobs {
             let wanted = job(&Scalar, seed);
@@ -319,7 +320,10 @@ fn float(backend: &dyn Backend, seed: u32) -> u32 {
 fn norm(backend: &dyn Backend, seed: u32) -> u32 {
     let mut random = Random::new(seed, 3);
     let live = 1 + seed as usize % TILE_TOKENS;
+    // Half of them whole runs of lanes.
     let features = random.within(1, FEATURES);
+    let features =
+        if flag(seed, 4) { features.next_multiple_of(16).min(FEATURES) } else { features };
     let (mut x, mut add) = ([[0.0; TILE_TOKENS]; FEATURES], [[0.0; TILE_TOKENS]; FEATURES]);
     random.columns(&mut x, seed % 5 == 4);
     random.columns(&mut add, seed % 7 == 4);
@@ -412,6 +416,87 @@ fn scales(backend: &dyn Backend, seed: u32) -> u32 {
         }
         hash.0 = hash.0.wrapping_add(scales.zero[t] as u32);
     }
+    hash.0
+}
+
+/// Keys, values and the softmax of attention in int8.
+#[inline(never)]
+fn heads(backend: &dyn Backend, seed: u32) -> u32 {
+    let mut random = Random::new(seed, 6);
+    // Mostly such as heads have.
+    let size = if seed % 4 > 0 { 16 * random.within(1, 2) } else { random.within(1, 40) };
+    let (lead, count) = match seed % 3 {
+        0 => (0, 16 * random.within(1, 2)),
+        _ => (random.within(0, 15), random.within(1, MOST_TOKENS - 15)),
+    };
+    let (stride, factor) = (size + 3, 0.3);
+    let mut qkv = [[0.0; TILE_TOKENS]; TILES * 43];
+    random.columns(&mut qkv, seed % 5 == 4);
+    // Values about those that are zero for the quantizer, and subnormal ones.
+    if seed % 10 == 2 {
+        let small = [1e-30, 1e-38, 1e-42][seed as usize / 10 % 3];
+        qkv.as_flattened_mut().iter_mut().for_each(|x| *x *= small);
+    }
+    let span = Span { qkv: &qkv, stride, feature: 2, size, first: lead, count };
+    let positions = span.positions();
+    let text = lead..lead + count;
+    let mut block = [0x55_i8; TILES * TILE_TOKENS * 48];
+    let (mut scale, mut sum) = ([0.0; TILES * TILE_TOKENS], [0; TILES * TILE_TOKENS]);
+    let mut hash = Hash(seed);
+    let depth = round_up(size, TILE_DEPTH);
+    // Layout `r4k16`.
+    let at = |row: usize, i: usize, depth: usize| {
+        let tile = row / TILE_ROWS * depth / TILE_DEPTH + i / TILE_DEPTH;
+        (tile * TILE_ROWS + row % TILE_ROWS) * TILE_DEPTH + i % TILE_DEPTH
+    };
+    let quantized = &mut block[..positions * depth];
+    let mut keys = Quantized { block: quantized, scale: &mut scale, sum: &mut sum };
+    backend.keys(&span, &mut keys);
+    for j in text.clone() {
+        hash.add(scale[j]);
+        hash.0 = hash.0.wrapping_add(sum[j] as u32);
+        (0..size).for_each(|d| hash.add(f32::from(block[at(j, d, depth)])));
+    }
+    let quantized = &mut block[..positions * depth];
+    let mut values = Quantized { block: quantized, scale: &mut scale, sum: &mut sum };
+    backend.values(&span, &mut values);
+    for d in 0..size {
+        hash.add(scale[d]);
+        hash.0 = hash.0.wrapping_add(sum[d] as u32);
+        (0..positions).for_each(|j| hash.add(f32::from(block[at(d, j, positions)])));
+    }
+
+    // What the numerators are shows in products.
+    let live = 1 + seed as usize % TILE_TOKENS;
+    let mut scores = [[0.0; TILE_TOKENS]; TILES * TILE_TOKENS];
+    random.columns(&mut scores, seed % 5 == 4);
+    let large = [1.0, 20.0, 1e-3, 1e-38][seed as usize % 4];
+    scores.as_flattened_mut().iter_mut().for_each(|x| *x *= large);
+    let mut panels = [Aligned([STALE; 32 * CAPACITY]); TILES];
+    let panel = &mut bytes(&mut panels)[..backend.panel_bytes(positions)];
+    let columns = &scores[..positions];
+    let job = Scores { columns, first: lead, count, factor, live };
+    let scales = backend.softmax(&job, positions, panel);
+    let mut weights = [0; 4 * TILES * TILE_TOKENS];
+    weights.iter_mut().for_each(|w| *w = (random.next() as i8).max(-127));
+    let block = &weights[..TILE_ROWS * positions];
+    let sums: [i32; TILE_ROWS] = core::array::from_fn(|r| {
+        (0..positions).map(|j| i32::from(block[at(r, j, positions)])).sum()
+    });
+    let group = GroupI8 {
+        block,
+        depth: positions,
+        outputs: Indices::Range { first: 0, count: TILE_ROWS },
+        bias: &[0.0; TILE_ROWS],
+        scale: &[0.5; TILE_ROWS],
+        sum: &sums,
+        activation: None,
+    };
+    let mut out = [[0.0; TILE_TOKENS]; TILE_ROWS];
+    let panels = Panels { bytes: panel, capacity: positions };
+    let mut output = Output { columns: &mut out, features: TILE_ROWS, tokens: live };
+    backend.matmul_i8(&group, &panels, &[scales], &mut output);
+    hash.tiles(&out, TILE_ROWS, live);
     hash.0
 }
 

@@ -12,7 +12,7 @@ use crate::kernels::{TILE_TOKENS, TileScales};
 /// A row of weights; its layout is known to the assembly.
 #[repr(C)]
 pub(super) struct Row {
-    /// Where `weights` is after the last block.
+    /// Where `weights` is after the last whole block.
     pub end: *const i8,
     /// −sum of the weights.
     pub minus_sum: i32,
@@ -22,6 +22,8 @@ pub(super) struct Row {
     pub scale: f32,
     /// Bias.
     pub bias: f32,
+    /// Steps of four inputs after the last whole block: 0 to 3.
+    pub tail: usize,
 }
 
 /// Multiplies a row with some tokens: `(row, panel's part, scales, outputs)`. The scales point at
@@ -29,8 +31,8 @@ pub(super) struct Row {
 ///
 /// # Safety
 /// For n tokens: from `weights` to `end` there is at least one block, of 64 bytes, and each has 16
-/// readable bytes first; the part has 32 × n bytes for every block and is aligned to four; n
-/// scales, n zeros and n outputs are there.
+/// readable bytes first, and so has one more if there is a tail; the part has 32 × n bytes for every
+/// block and is aligned to four; n scales, n zeros and n outputs are there.
 type Kernel = unsafe extern "C" fn(*const Row, *const u8, *const f32, *mut f32);
 
 /// The kernels for one to six tokens.
@@ -43,6 +45,7 @@ const _: () = {
     assert!(core::mem::offset_of!(Row, weights) == 8);
     assert!(core::mem::offset_of!(Row, scale) == 12);
     assert!(core::mem::offset_of!(Row, bias) == 16);
+    assert!(core::mem::offset_of!(Row, tail) == 20);
     assert!(core::mem::offset_of!(TileScales, scale) == 0);
     assert!(core::mem::offset_of!(TileScales, zero) == 12 * TILE_TOKENS);
 };
@@ -88,11 +91,11 @@ macro_rules! block {
     };
 }
 
-/// A kernel: its name, how it loads its zeros and moves its sums to float registers, its tokens in
+/// A kernel: its name, bytes of a step of [`block`], how it loads its zeros and moves its sums to float registers, its tokens in
 /// pairs, and for each token its sum as integer and float and its scale.
 macro_rules! kernel {
     (
-        $name:ident, $zeros:literal, $moves:literal, $floats:literal, $scales:literal,
+        $name:ident, $step:literal, $zeros:literal, $moves:literal, $floats:literal, $scales:literal,
         $([$($sum:literal)+])+,
         $(($int:literal $float:literal $scale:literal))+
     ) => {
@@ -126,6 +129,20 @@ macro_rules! kernel {
                 "ldr r6, [sp, #4]",
                 "cmp r12, r6",
                 "bne 2b",
+                // The last steps of one more block.
+                "ldr r6, [sp]",
+                "ldr r6, [r6, #20]",
+                "cmp r6, #0",
+                "beq.w 5f",
+                "adr.w r7, 5f",
+                concat!("mov r8, #", $step),
+                "mls r7, r6, r8, r7",
+                "orr r7, r7, #1",
+                "bx r7",
+                ".balign 4",
+                block!($([$($sum)+])+),
+                ".balign 4",
+                "5:",
                 // f32(sum) * (token's scale * row's scale) + bias
                 "ldm sp, {{r8-r11}}",
                 $moves,
@@ -145,30 +162,30 @@ macro_rules! kernel {
 }
 
 kernel!(
-    one, "ldr r0, [r2]", "vmov s0, r0", "s0", "s8", ["r0"], ("r0" "s0" "s8")
+    one, "24", "ldr r0, [r2]", "vmov s0, r0", "s0", "s8", ["r0"], ("r0" "s0" "s8")
 );
 kernel!(
-    two, "ldm r2, {{r0-r1}}", "vmov s0, s1, r0, r1", "s0-s1", "s8-s9", ["r0" "r1"],
+    two, "32", "ldm r2, {{r0-r1}}", "vmov s0, s1, r0, r1", "s0-s1", "s8-s9", ["r0" "r1"],
     ("r0" "s0" "s8") ("r1" "s1" "s9")
 );
 kernel!(
-    three, "ldm r2, {{r0-r2}}", "vmov s0, s1, r0, r1\n vmov s2, r2", "s0-s2", "s8-s10",
+    three, "44", "ldm r2, {{r0-r2}}", "vmov s0, s1, r0, r1\n vmov s2, r2", "s0-s2", "s8-s10",
     ["r0" "r1"] ["r2"],
     ("r0" "s0" "s8") ("r1" "s1" "s9") ("r2" "s2" "s10")
 );
 kernel!(
-    four, "ldm r2, {{r0-r3}}", "vmov s0, s1, r0, r1\n vmov s2, s3, r2, r3", "s0-s3", "s8-s11",
+    four, "52", "ldm r2, {{r0-r3}}", "vmov s0, s1, r0, r1\n vmov s2, s3, r2, r3", "s0-s3", "s8-s11",
     ["r0" "r1"] ["r2" "r3"],
     ("r0" "s0" "s8") ("r1" "s1" "s9") ("r2" "s2" "s10") ("r3" "s3" "s11")
 );
 kernel!(
-    five, "ldm r2, {{r0-r4}}",
+    five, "64", "ldm r2, {{r0-r4}}",
     "vmov s0, s1, r0, r1\n vmov s2, s3, r2, r3\n vmov s4, r4", "s0-s4", "s8-s12",
     ["r0" "r1"] ["r2" "r3"] ["r4"],
     ("r0" "s0" "s8") ("r1" "s1" "s9") ("r2" "s2" "s10") ("r3" "s3" "s11") ("r4" "s4" "s12")
 );
 kernel!(
-    six, "ldm r2, {{r0-r5}}",
+    six, "72", "ldm r2, {{r0-r5}}",
     "vmov s0, s1, r0, r1\n vmov s2, s3, r2, r3\n vmov s4, s5, r4, r5", "s0-s5", "s8-s13",
     ["r0" "r1"] ["r2" "r3"] ["r4" "r5"],
     ("r0" "s0" "s8") ("r1" "s1" "s9") ("r2" "s2" "s10") ("r3" "s3" "s11") ("r4" "s4" "s12")

@@ -17,6 +17,7 @@ use crate::format::TILE_DEPTH;
 use crate::kernels::cortex_m::quantize::STEP;
 use crate::kernels::{Column, Pack, TILE_TOKENS, TileScales};
 use crate::math::ROUND;
+use crate::view::Indices;
 
 /// Tokens in a vector.
 const LANES: usize = 4;
@@ -27,16 +28,20 @@ const EXACT_ZERO: f32 = f32::from_bits((127 - 100) << 23);
 /// Ranges from here on are exact: 2⁻⁸⁰.
 const EXACT_RANGE: f32 = f32::from_bits((127 - 80) << 23);
 
-/// Whether all factors are 0, or at least the smallest normal number and at most 2¹⁷.
+/// Factors may be 0, or from the smallest normal number to 2¹⁷.
+const LEAST: u32 = f32::MIN_POSITIVE.to_bits();
+const MOST: u32 = 131_072_f32.to_bits();
+
+/// How far a factor is above the least, in bits; 0 is as good as that.
 #[inline(always)]
-pub(super) fn ordinary(factors: &[f32]) -> bool {
-    const LEAST: u32 = f32::MIN_POSITIVE.to_bits();
-    const MOST: u32 = 131_072_f32.to_bits();
-    // Zero wraps around to itself.
-    let distance = |e: &f32| {
-        let bits = e.to_bits();
-        if bits == 0 { 0 } else { bits.wrapping_sub(LEAST) }
-    };
+fn distance(factor: &f32) -> u32 {
+    let bits = factor.to_bits();
+    if bits == 0 { 0 } else { bits.wrapping_sub(LEAST) }
+}
+
+/// Whether all factors are ordinary.
+#[inline(always)]
+fn ordinary(factors: &[f32]) -> bool {
     factors.iter().map(distance).fold(0, u32::max) <= MOST - LEAST
 }
 
@@ -110,82 +115,138 @@ unsafe extern "C" fn ranges(
     )
 }
 
-/// What [`pack_step`] reads, known to its assembly.
+/// What [`pack_steps`] reads, known to its assembly.
 #[repr(C)]
-pub(super) struct Step {
-    columns: [*const Column; STEP],
-    factors: [f32; STEP],
+struct Steps {
+    x: *const Column,
+    factors: *const f32,
+    /// Four inputs for every step.
+    list: *const u16,
+    scales: *const TileScales,
+    /// Where the first step's words of the first four tokens lie, and bytes from four tokens' words
+    /// to the next four's.
+    place: *mut u8,
+    next: usize,
+    /// Position of the first input.
+    position: usize,
+    steps: usize,
     vectors: usize,
-    /// Where the first four tokens' words lie, in bytes.
+    /// Where four tokens' words lie, in bytes.
     offsets: [usize; LANES],
     round: [f32; LANES],
 }
 
-impl Step {
-    /// For a panel with room for `capacity` inputs.
-    pub(super) fn new(live: usize, capacity: usize) -> Self {
-        let pair = 2 * capacity;
-        Self {
-            columns: [core::ptr::null(); STEP],
-            factors: [0.0; STEP],
-            vectors: live.min(TILE_TOKENS).div_ceil(LANES),
-            offsets: [0, TILE_DEPTH, pair, pair + TILE_DEPTH],
-            round: [ROUND; LANES],
-        }
-    }
+/// Most steps of a turn.
+const TURN: usize = 16;
 
-    /// Quantizes four inputs of the job's tokens to `at` of a panel of 16 × `capacity` bytes, four
-    /// tokens at a time; the job's tokens and `capacity` are those of [`Step::new`]. False if the
-    /// factors are not ordinary, or a word does not fit.
-    #[inline(always)]
-    pub(super) fn pack(
-        &mut self,
-        job: &Pack<'_>,
-        capacity: usize,
-        (columns, factors): ([&Column; STEP], [f32; STEP]),
-        panel: &mut [u8],
-        at: usize,
-    ) -> bool {
-        let fits = at + STEP + TILE_DEPTH <= 2 * capacity && panel.len() >= TILE_TOKENS * capacity;
-        if !fits || self.vectors == 0 || !ordinary(&factors) {
+/// See [`crate::kernels::Backend::pack`]; the panel is [`super::Helium`]'s. False if it is left to
+/// scalar code. Needs Helium's floats.
+pub(super) fn pack(job: &Pack<'_>, capacity: usize, panel: &mut [u8]) -> bool {
+    let vectors = job.live.min(TILE_TOKENS).div_ceil(LANES);
+    let count = job.inputs.len();
+    let padded = (job.at + count).next_multiple_of(STEP);
+    if vectors == 0
+        || !job.at.is_multiple_of(STEP)
+        || padded > capacity
+        || panel.len() < TILE_TOKENS * capacity
+    {
+        return false;
+    }
+    let mut done = 0;
+    while done < count {
+        // The inputs of some steps; the weights of what pads the last are zero.
+        let mut list = [0_u16; TURN * STEP];
+        let now = (count - done).min(list.len());
+        let places = list.iter_mut();
+        match job.inputs {
+            Indices::Range { first, .. } => {
+                places.take(now).zip(first + done..).for_each(|(to, from)| *to = from as u16);
+            }
+            Indices::List(inputs) => {
+                let inputs = inputs.get(done..).unwrap_or_default();
+                places.zip(inputs).for_each(|(to, from)| *to = *from);
+            }
+        }
+        let steps = now.div_ceil(STEP);
+        let used = list.get(..steps * STEP).unwrap_or_default();
+        if !used.iter().all(|i| {
+            let i = usize::from(*i);
+            i < job.x.len() && job.equalize.get(i).is_some_and(|e| distance(e) <= MOST - LEAST)
+        }) {
             return false;
         }
-        self.columns = columns.map(|c| &raw const *c);
-        self.factors = factors;
-        let place = panel.as_mut_ptr().wrapping_add(at);
-        // SAFETY: the four columns have 16 tokens, as the scales have; the words of up to 16
-        // tokens, in 8 pairs of 2 × `capacity` bytes, lie within the panel. Only called on cores
-        // with Helium's floats.
-        unsafe { pack_step(self, job.scales, place, 4 * capacity) };
-        true
+        let position = job.at + done;
+        let at = position / TILE_DEPTH * 2 * TILE_DEPTH + position % TILE_DEPTH;
+        let pair = 2 * capacity;
+        let turn = Steps {
+            x: job.x.as_ptr(),
+            factors: job.equalize.as_ptr(),
+            list: list.as_ptr(),
+            scales: job.scales,
+            place: panel.as_mut_ptr().wrapping_add(at),
+            next: 2 * pair,
+            position,
+            steps,
+            vectors,
+            offsets: [0, TILE_DEPTH, pair, pair + TILE_DEPTH],
+            round: [ROUND; LANES],
+        };
+        // SAFETY: all columns and factors of the list are there; the words of up to 16 tokens, in 8
+        // pairs of 2 × `capacity` bytes, lie within the panel for all positions below `capacity`,
+        // and these are. Only called on cores with Helium's floats.
+        unsafe { pack_steps(&turn) };
+        done += now;
     }
+    true
 }
 
-/// Four inputs of `vectors` × four tokens: `rint(v × inverse) + zero` is worked out as
+/// Some steps of four inputs of `vectors` × four tokens: `rint(v × inverse) + zero` is worked out as
 /// `(zero + bits(R)) − bits(R − v × inverse)`, which is far below −128 if v is no number.
 ///
 /// # Safety
-/// All that `step` says is there, with 16 tokens in a column and at least one vector; each vector's
-/// words lie at `place` and `next` bytes after the one before, and are aligned to four. Needs
-/// Helium's floats.
+/// All that `job` says is there, with 16 tokens in a column, at least one vector and one step; each
+/// vector's words lie at `place` and `next` bytes after the one before, and are aligned to four.
+/// Needs Helium's floats.
 #[unsafe(naked)]
-unsafe extern "C" fn pack_step(
-    step: *const Step,
-    scales: *const TileScales,
-    place: *mut u8,
-    next: usize,
-) {
+unsafe extern "C" fn pack_steps(job: *const Steps) {
     naked_asm!(
         ".cpu cortex-m55",
-        "push {{r4-r11, lr}}",
+        "push {{r0, r4-r11, lr}}",
         "vpush {{d8-d15}}",
-        "ldm r0!, {{r4-r11}}",
-        "ldr lr, [r0], #4",
-        "vldrw.u32 q7, [r0]",
-        "vldrw.u32 q6, [r0, #16]",
-        "ldr r12, [r0, #16]",
-        "dls lr, lr",
+        "vldrw.u32 q7, [r0, #36]",
+        "vldrw.u32 q6, [r0, #52]",
+        "ldrd r2, r3, [r0, #24]",
+        // 0: position, steps left, list.
+        "ldr r1, [r0, #8]",
+        "sub sp, sp, #16",
+        "strd r2, r3, [sp]",
+        "str r1, [sp, #8]",
+        "ldr r2, [r0, #16]",
         "2:",
+        // Four inputs' columns and factors.
+        "ldr r3, [sp, #8]",
+        "ldr r12, [r0, #4]",
+        "ldr r1, [r0]",
+        "ldrh r4, [r3], #2",
+        "ldrh r5, [r3], #2",
+        "ldrh r6, [r3], #2",
+        "ldrh r7, [r3], #2",
+        "str r3, [sp, #8]",
+        "ldr r8, [r12, r4, lsl #2]",
+        "ldr r9, [r12, r5, lsl #2]",
+        "ldr r10, [r12, r6, lsl #2]",
+        "ldr r11, [r12, r7, lsl #2]",
+        "add r4, r1, r4, lsl #6",
+        "add r5, r1, r5, lsl #6",
+        "add r6, r1, r6, lsl #6",
+        "add r7, r1, r7, lsl #6",
+        "ldr r1, [r0, #12]",
+        "ldr r3, [r0, #20]",
+        "ldr lr, [r0, #32]",
+        "ldr r12, [r0, #52]",
+        "str r2, [sp, #12]",
+        "dls lr, lr",
+        "3:",
         "vldrw.u32 q5, [r1, #192]",
         "vldrw.u32 q4, [r1, #64]",
         "adds r1, #16",
@@ -219,8 +280,20 @@ unsafe extern "C" fn pack_step(
         "vqmovnt.s16 q0, q1",
         "vstrw.32 q0, [r2, q7]",
         "add r2, r2, r3",
-        "le lr, 2b",
+        "le lr, 3b",
+        // The next step; after sixteen inputs past the other token of a pair.
+        "ldr r2, [sp, #12]",
+        "ldrd r3, r1, [sp]",
+        "adds r2, #4",
+        "adds r3, #4",
+        "tst r3, #15",
+        "it eq",
+        "addeq r2, #16",
+        "subs r1, #1",
+        "strd r3, r1, [sp]",
+        "bne 2b",
+        "add sp, sp, #16",
         "vpop {{d8-d15}}",
-        "pop {{r4-r11, pc}}",
+        "pop {{r0, r4-r11, pc}}",
     )
 }

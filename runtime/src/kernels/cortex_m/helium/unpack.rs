@@ -9,7 +9,7 @@ pub(super) fn unpack(packed: &[u8], depth: usize, out: &mut [i8]) {
     let depth = round_up(depth, TILE_DEPTH);
     let quads = packed.chunks_exact(quad_bytes_i4(depth).max(1));
     for (quad, place) in quads.zip(out.chunks_exact_mut((TILE_ROWS * depth).max(1))) {
-        let half = depth % RUN != 0;
+        let half = !depth.is_multiple_of(RUN);
         // SAFETY: four rows of `depth` weights are in as many runs of codes, the last of which is
         // a half if that is what is left of the depth.
         unsafe { four_rows(quad.as_ptr(), place.as_mut_ptr(), quad.len() / RUN_I4, half) };
