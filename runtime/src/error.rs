@@ -87,6 +87,13 @@ pub enum Error {
     },
     /// The result is not a finite number: the model's scales or weights overflow.
     NotFinite,
+    /// The file's expected answers were made by another edition of the arithmetic.
+    Edition {
+        /// Edition named in the file.
+        found: u32,
+        /// The one that this runtime computes by.
+        supported: u32,
+    },
 }
 
 /// A section kind as four ASCII characters.
@@ -157,6 +164,12 @@ impl fmt::Display for Error {
             Error::OutputLength { needed, available } => write!(
                 f,
                 "the output buffer has {available} elements, {needed} needed"
+            ),
+            Error::Edition { found, supported } => write!(
+                f,
+                "the file's self-test was made by edition {found} of the arithmetic, this runtime \
+                 computes by edition {supported}: other bits are to be expected; pack the model \
+                 again, and use one version of grouse everywhere"
             ),
             Error::NotFinite => f.write_str(
                 "the result is not a finite number; the model's weights overflow, pack a sound checkpoint",

@@ -362,8 +362,11 @@ pub struct GroupDesc {
 pub struct TestHeader {
     /// Number of texts.
     pub count: u32,
+    /// Edition of the arithmetic that the hashes were made with ([`crate::math::EDITION`]); 0 in files
+    /// from before editions were counted.
+    pub edition: u32,
     /// Zero.
-    pub reserved: [u32; 3],
+    pub reserved: [u32; 2],
 }
 
 /// A text of the self-test and what the scalar backend makes of it, 32 bytes.

@@ -4,6 +4,9 @@
 //! each rounded to nearest even, never fused: these are the same on every target. `docs/numerics.md`
 //! is the specification; the functions here are its scalar form.
 
+/// Edition of `docs/numerics.md`: a program of another edition gives other bits for the same file.
+pub const EDITION: u32 = 2;
+
 /// Lanes of a reduction: element `i` is added to lane `i mod 16`, then halves are folded.
 pub const LANES: usize = 16;
 

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::crc;
 use crate::encoder::Encoder;
 use crate::error::Error;
+use crate::math::EDITION;
 use crate::view::{Model, Test};
 
 /// How a text went.
@@ -156,6 +157,9 @@ impl Model<'_> {
         }
         encoder.embed(ids, values)?;
         let (expected, found) = (test.embedding_crc, embedding_crc(values));
+        if expected != found && test.edition != EDITION {
+            return Err(Error::Edition { found: test.edition, supported: EDITION });
+        }
         if expected != found {
             return Ok(Outcome::Failed(Failure::Embedding { expected, found }));
         }

@@ -64,7 +64,7 @@ pub struct Options {
 }
 
 /// Rate of healing unless the caller says otherwise.
-pub const RATE: f64 = 5e-4;
+pub const RATE: f64 = 3e-4;
 /// Rate of fine-tuning unless the caller says otherwise.
 pub const TASK_RATE: f64 = 2e-4;
 /// Sentences per step unless the caller says otherwise.

@@ -4,6 +4,7 @@ use bytemuck::Zeroable;
 use grouse_runtime::encoder::Encoder;
 use grouse_runtime::format::{BASE_ALIGN, TestEntry, TestHeader};
 use grouse_runtime::kernels::scalar::Scalar;
+use grouse_runtime::math::EDITION;
 use grouse_runtime::plan::Plan;
 use grouse_runtime::self_test::{embedding_crc, ids_crc};
 use grouse_runtime::view::Model;
@@ -61,6 +62,6 @@ pub fn section(without: &[u8]) -> Result<Vec<u8>> {
     }
     let start = size_of::<TestHeader>() + entries.len() * size_of::<TestEntry>();
     entries.iter_mut().for_each(|entry| entry.text += start as u32);
-    let head = TestHeader { count: entries.len() as u32, ..TestHeader::zeroed() };
+    let head = TestHeader { count: entries.len() as u32, edition: EDITION, ..TestHeader::zeroed() };
     Ok([bytemuck::bytes_of(&head), bytemuck::cast_slice(&entries), &texts].concat())
 }

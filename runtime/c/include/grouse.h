@@ -126,6 +126,11 @@ typedef struct GrouseSelfTest {
 #define GROUSE_NOT_FINITE 14
 
 /*
+ The file's self-test was made by another edition of the arithmetic.
+ */
+#define GROUSE_EDITION 15
+
+/*
  A pointer is null, or a length beyond the address space.
  */
 #define GROUSE_NULL 100

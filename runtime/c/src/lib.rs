@@ -49,6 +49,8 @@ pub const GROUSE_INVALID_UTF8: GrouseStatus = 12;
 pub const GROUSE_OUTPUT_LENGTH: GrouseStatus = 13;
 /// The embedding is not a finite number.
 pub const GROUSE_NOT_FINITE: GrouseStatus = 14;
+/// The file's self-test was made by another edition of the arithmetic.
+pub const GROUSE_EDITION: GrouseStatus = 15;
 /// A pointer is null, or a length beyond the address space.
 pub const GROUSE_NULL: GrouseStatus = 100;
 /// The file carries no self-test.
@@ -441,6 +443,9 @@ fn words(status: GrouseStatus) -> &'static CStr {
         GROUSE_INVALID_UTF8 => c"the text is not UTF-8",
         GROUSE_OUTPUT_LENGTH => {
             c"a buffer's length: ids need room for 2, the output for grouse_dimension floats"
+        }
+        GROUSE_EDITION => {
+            c"the file's self-test is of another edition of the arithmetic: pack it again"
         }
         GROUSE_NOT_FINITE => c"the embedding is not finite: the model's weights overflow",
         GROUSE_NULL => c"a null pointer, a length that cannot be, or a model that is not open",

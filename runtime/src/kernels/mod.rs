@@ -1,7 +1,7 @@
 //! The hot primitives of the encoder, behind one trait, and the choice of a backend.
 //!
 //! Four layers: [`scalar`] is the specification; [`generic`] has each algorithm once, over vectors
-//! of tokens; a thin file per instruction set says what a vector is; [`registry`] lists them and
+//! of tokens; a thin file per instruction set says what a vector is; `registry` lists them and
 //! picks one. Every backend gives the same bits. Nothing outside this module knows an instruction
 //! set.
 //!

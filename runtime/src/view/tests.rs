@@ -16,12 +16,14 @@ pub struct Test<'a> {
     pub ids_crc: u32,
     /// CRC-32 of its embedding, the bits of an f32 little-endian each.
     pub embedding_crc: u32,
+    /// Edition of the arithmetic that gave this embedding.
+    pub edition: u32,
 }
 
 /// All of them; none in a file without section `TEST`.
 #[derive(Debug, Clone, Copy)]
 pub struct Tests<'a> {
-    section: Option<(Section<'a>, &'a [TestEntry])>,
+    section: Option<(Section<'a>, &'a [TestEntry], u32)>,
 }
 
 impl<'a> Tests<'a> {
@@ -37,12 +39,12 @@ impl<'a> Tests<'a> {
                 return Err(section.malformed("the number of a text's tokens"));
             }
         }
-        Ok(Self { section: Some((section, entries)) })
+        Ok(Self { section: Some((section, entries, head.edition)) })
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.section.map_or(0, |(_, entries)| entries.len())
+        self.section.map_or(0, |(_, entries, _)| entries.len())
     }
 
     /// Whether there is none.
@@ -53,11 +55,11 @@ impl<'a> Tests<'a> {
     /// One after the other.
     pub fn iter(&self) -> impl Iterator<Item = Test<'a>> + use<'a> {
         let section = self.section;
-        section.into_iter().flat_map(|(section, entries)| {
+        section.into_iter().flat_map(|(section, entries, edition)| {
             entries.iter().filter_map(move |entry| {
                 let TestEntry { tokens, ids_crc, embedding_crc, .. } = *entry;
                 let text = text(section, entry).ok()?;
-                Some(Test { text, tokens: tokens as usize, ids_crc, embedding_crc })
+                Some(Test { text, tokens: tokens as usize, ids_crc, embedding_crc, edition })
             })
         })
     }

@@ -349,6 +349,7 @@ impl RuntimeError<'static> {
             Error::InvalidUtf8 { offset } => plain(12, offset as u64, 0),
             Error::OutputLength { needed, available } => plain(13, needed as u64, available as u64),
             Error::NotFinite => plain(14, 0, 0),
+            Error::Edition { found, supported } => plain(15, found.into(), supported.into()),
         }
     }
 }
@@ -370,6 +371,7 @@ impl RuntimeError<'_> {
             12 => Error::InvalidUtf8 { offset: a },
             13 => Error::OutputLength { needed: a, available: b },
             14 => Error::NotFinite,
+            15 => Error::Edition { found: a as u32, supported: b as u32 },
             _ => return None,
         })
     }
@@ -458,6 +460,7 @@ mod tests {
             Error::InvalidUtf8 { offset: 3 },
             Error::OutputLength { needed: 4, available: 3 },
             Error::NotFinite,
+            Error::Edition { found: 1, supported: 2 },
         ] {
             let sent = RuntimeError::new(&error);
             assert_eq!(std::format!("{sent}"), std::format!("{error}"));
