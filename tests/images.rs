@@ -138,7 +138,7 @@ fn hex(file: &[u8]) -> Memory {
     memory
 }
 
-/// By chapter 5 of the RP2350 datasheet.
+/// By the UF2 format and rp235x-hal's image definition.
 #[test]
 fn the_pico_2_image_is_one_that_its_boot_rom_takes() {
     let desk = Desk::new("pico2");
@@ -170,7 +170,7 @@ fn the_pico_2_image_is_one_that_its_boot_rom_takes() {
     assert_eq!(first(What::Model), ("model", model.origin, bytes));
 }
 
-/// By chapter 9 of the i.MX RT1060 reference manual.
+/// By what imxrt-boot-gen writes, not by NXP's manual.
 #[test]
 fn the_teensy_image_is_one_that_its_boot_rom_takes() {
     let desk = Desk::new("teensy41");
@@ -218,7 +218,7 @@ fn the_h743_image_fills_the_flash_inside_and_outside() {
     assert_eq!(tools(What::Firmware), [Tool::CubeProgrammer, Tool::ProbeRs]);
 }
 
-/// By UM3234: the boot ROM copies what follows a header of 1 KiB to 0x3418_0400, up to 511 KiB.
+/// By users' reports, not by ST's manual: the boot ROM copies what follows a header of 1 KiB to 0x3418_0400, up to 511 KiB.
 #[test]
 fn the_n6_image_is_two_files_of_which_one_is_to_be_signed() {
     let desk = Desk::new("stm32n6570-dk");

@@ -58,8 +58,8 @@ SECTIONS
 _stext = ADDR(.start_block) + SIZEOF(.start_block);
 ";
 
-/// The flash's configuration at its start, and 4 KiB later the image vector table (i.MX RT1060
-/// reference manual, 9.7.1): header, vectors, self, boot data (start, length, no plugin).
+/// The flash's configuration at its start, and 4 KiB later the image vector table, as
+/// imxrt-boot-gen writes it: header, vectors, self, boot data (start, length, no plugin).
 const IMAGE_VECTOR_TABLE: &str = "\
 SECTIONS
 {

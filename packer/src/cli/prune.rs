@@ -142,7 +142,7 @@ pub fn run(args: Args) -> Result<()> {
         calibrate::anchored_sentences(&dense, args.calib.as_deref(), calibrate::SENTENCES)?;
     let shrink = args.shrink.start(&dense, &args.model_dir)?;
     let (measure, density) = match &shrink {
-        Some(shrink) => (shrink.choice.measure(), shrink.choice.density),
+        Some(shrink) => (shrink.choice.measure(), shrink.choice.budget()),
         None => budget(&args, &dense)?,
     };
     let options = Options {
