@@ -59,7 +59,7 @@ pub struct HealArgs {
     #[arg(long, value_name = "N", default_value_t = heal::SENTENCES)]
     heal_batch: usize,
     /// How far to go, before the first step, towards the least squares fit on the inputs that the
-    /// pruned model really has; 0 leaves it out
+    /// pruned model really has; 0 leaves it out.
     #[arg(long, value_name = "PART", default_value_t = heal::REFIT)]
     heal_refit: f64,
     /// How far to go from the weights before healing to those after it: averages are better than

@@ -18,13 +18,14 @@ use crate::progress::Progress;
 
 /// How long a level's pattern is looked for where only the loss is wanted.
 pub const SKETCH: Effort = Effort { starts: 1, rounds: 1 };
+/// The same for candidates of a search: the winner's patterns are sought again, in full.
+pub const CANDIDATE: Effort = Effort { starts: 1, rounds: 3 };
+
 /// Levels that are only compared are not kept, but for those that [`weigh`] tries: of a large model
 /// they would take gigabytes.
 fn is_kept(effort: Effort, level: &Level, options: &Options) -> bool {
     effort != SKETCH || (level.units == 1.0 && level.density == options.density)
 }
-/// The same for candidates of a search: the winner's patterns are sought again, in full.
-pub const CANDIDATE: Effort = Effort { starts: 1, rounds: 3 };
 
 /// The levels of one matrix, from dropped to dense.
 pub struct Ladder {

@@ -2,7 +2,8 @@
 //!
 //! A matrix keeps some inputs for all of its outputs (the shared ones) and, for each group of
 //! outputs, inputs of the group's own. [`levels`] says what every matrix loses at several densities
-//! and what that is worth to the embedding, [`allocate`] shares the budget among the matrices and [`search`] improves on it; [`groups`] finds a pattern from
+//! and what that is worth to the embedding, [`units`] ranks heads and neurons, [`allocate`] shares the
+//! budget among the matrices and [`search`] looks around its answer; [`groups`] finds a pattern from
 //! importances, `polish` improves it on the true error, `refit` moves what is lost into what is
 //! kept, [`sequential`] does so again with the inputs that pruned layers give. Query, key and value read the same input and lie stacked in the packed file, so they are
 //! pruned as one matrix.

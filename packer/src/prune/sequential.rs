@@ -7,7 +7,7 @@
 //! to the dense model's, which also makes up for what is wrong before them. It goes only a part of
 //! the way, since least squares shrinks what it can predict badly.
 //!
-//! Nothing is random and no gradient is taken: it costs as much as some dozen steps of training.
+//! Nothing is random and no gradient is taken.
 
 use faer::Mat;
 use rayon::prelude::*;
